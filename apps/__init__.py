@@ -1,0 +1,1 @@
+"""What people touch: the command line, the review pages, the demo. Parse, call, report; nothing is decided here."""
