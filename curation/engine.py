@@ -1,0 +1,123 @@
+"""Where a row stage runs: here, or in several processes. Results come in the order of the batches, whoever
+was first.
+
+A stage stays a pure function of a batch; this module knows nothing of tables or rules. It never holds more
+than a few batches per process, and it leaves no process behind: not after an error, not after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TypeVar
+
+from curation.errors import TilthError, UsageError
+
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
+
+WAITING = 2  # batches per process that are handed out ahead of the one whose result is next
+
+
+def run_batches(
+    function: Callable[[Batch], Result], batches: Iterable[Batch], *, processes: int = 1
+) -> Iterator[Result]:
+    """``function`` of every batch, in order; no batches give nothing.
+
+    With more than one process the function must be importable (a module's own, or a ``functools.partial`` of
+    one), and batches and results must pickle; each process is started afresh, so no open file or lock of this
+    one leaks into it. Batches are drawn only as results are taken. An exception comes out as it is, with the
+    number of its batch, counted from 1; a process that dies is a :class:`TilthError`. Raises
+    :class:`UsageError` where ``processes`` is not positive.
+    """
+    if processes < 1:
+        raise UsageError(f"{processes} processes cannot work", next="Use 1 or more")
+    return _here(function, batches) if processes == 1 else _in_processes(function, batches, processes)
+
+
+def _here(function: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:
+    for number, batch in enumerate(batches, 1):
+        try:
+            result = function(batch)
+        except Exception as error:
+            raise _named(error, number)
+        yield result
+
+
+def _in_processes(
+    function: Callable[[Batch], Result], batches: Iterable[Batch], processes: int
+) -> Iterator[Result]:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_interrupts)
+    waiting: deque[tuple[int, Future[Result]]] = deque()
+    try:
+        for number, batch in enumerate(batches, 1):
+            waiting.append((number, _submit(pool, function, batch, number)))
+            if len(waiting) >= processes * WAITING:
+                yield _result(*waiting.popleft())
+        while waiting:
+            yield _result(*waiting.popleft())
+    finally:
+        # What runs ends with its batch; what waits is dropped. Then the processes are gone.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal; only the one that started the others acts on it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C takes effect at the end of the block. Windows cannot hold it back, and goes on as it is."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _submit(
+    pool: ProcessPoolExecutor, function: Callable[[Batch], Result], batch: Batch, number: int
+) -> Future[Result]:
+    try:
+        with _interrupts_held():  # a process may be started here, and it inherits what is held
+            return pool.submit(function, batch)
+    except BrokenProcessPool as error:
+        raise _died(number) from error
+
+
+def _result(number: int, future: Future[Result]) -> Result:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise _died(number) from error
+    except Exception as error:
+        raise _named(error, number)
+
+
+def _died(number: int) -> TilthError:
+    return TilthError(
+        "a worker process died",
+        where=f"batch {number}",
+        next="Most often memory ran out: use fewer processes or smaller batches",
+    )
+
+
+def _named(error: Exception, number: int) -> Exception:
+    """The same exception, saying which batch it comes from."""
+    where = f"batch {number}"
+    if isinstance(error, TilthError):
+        error.where = f"{where}, {error.where}" if error.where else where
+        error.args = (error.sentence(),)
+    else:
+        error.add_note(f"in {where}")
+    return error

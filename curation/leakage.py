@@ -1,0 +1,331 @@
+"""Decontamination: records of the pool that a model would recognise an evaluation set by.
+
+A record leaks when its prompt equals a reserved one, shares a run of 13 words with it (Brown et al. 2020,
+appendix C), or is a near-duplicate of it. What many records share, a signature, a greeting, a template, says
+nothing about a leak, so a run or shingle counts only while few records hold it; the same paper leaves out
+runs found in more than ten documents.
+
+Nothing here can see a paraphrase (Yang et al. 2023, arXiv 2311.04850); a clean report is not a proof. And
+evidence never quotes the evaluation text: those who read decisions may be the ones who answer it later.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from curation import records, shingles
+from curation.errors import UsageError
+from curation.text import normalise
+
+Hasher = Callable[[Sequence[str]], shingles.Ragged]
+Pairs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LeakageRule:
+    """When a text of the pool is too close to a reserved one.
+
+    ``ngram``: words in a run that must not be shared. ``threshold``: Jaccard index of the sets of
+    ``shingle``-word shingles from which two texts are near-duplicates. ``common``: what more records than
+    this hold is nobody's own; in a small corpus fewer are enough (:meth:`most`). ``own``: the share of what
+    is a reserved text's own that a near-duplicate of it must hold. ``completions``: compare completions of
+    ``ngram`` words or more as well. Raises :class:`UsageError` for values that make no sense.
+    """
+
+    ngram: int = 13
+    threshold: float = 0.8
+    shingle: int = 5
+    common: int = 10
+    own: float = 0.5
+    completions: bool = True
+
+    def __post_init__(self) -> None:
+        if not (0 < self.threshold <= 1 and 0 <= self.own <= 1):
+            raise UsageError("threshold and own are shares between 0 and 1", next="0.8 and 0.5 are usual")
+        if min(self.ngram, self.shingle, self.common) < 1:
+            raise UsageError("ngram, shingle and common are 1 or more", next="13, 5 and 10 are usual")
+
+    def digest(self) -> str:
+        """The name of this rule; every value is part of it."""
+        return records.digest(records.canonical_json({"rule": "leakage", **asdict(self)}))
+
+    def most(self, texts: int) -> int:
+        """The most records out of ``texts`` that may share what still counts as somebody's own.
+
+        Two in a hundred, at least 3 and at most ``common``: four letters with one signature are many in a
+        corpus of fifty.
+        """
+        return min(self.common, max(3, texts // 50))
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Row ``row`` of the pool is too close to row ``matched`` of the reserved texts.
+
+    ``method``: ``exact`` (score 1), ``near`` (score: Jaccard index) or ``ngram`` (score: the share of the
+    reserved text's runs of words that the row holds).
+    """
+
+    row: int
+    matched: int
+    method: str
+    score: float
+
+
+# Punctuation at the edge of a word. Signs that carry meaning in sums and prices are left alone.
+_EDGES = re.compile(r"(?:(?<=\s)|^)[.,;:!?\"'“”‘’„«»()\[\]{}…*_`]+|[.,;:!?\"'“”‘’„«»()\[\]{}…*_`]+(?=\s|$)")
+
+
+def plain(text: str) -> str:
+    """The normalised text without punctuation around its words: what a careless copy still shares.
+
+    >>> plain('"Where is it?", she asked.')
+    'where is it she asked'
+    """
+    return " ".join(_EDGES.sub("", normalise(text)).split())
+
+
+def find_overlaps(texts: Sequence[str], reserved: Sequence[str], rule: LeakageRule) -> list[Leak]:
+    """The texts that leak, at most one :class:`Leak` each, in order: equal, else nearest, else most runs
+    shared.
+
+    Nothing reserved, or no texts, give none.
+    """
+    return _find(texts, reserved, rule, whole=True)
+
+
+def _find(texts: Sequence[str], reserved: Sequence[str], rule: LeakageRule, *, whole: bool) -> list[Leak]:
+    """``whole``: a reserved text that is nothing but common is still compared, as a whole; without it, it is
+    not."""
+    pool, held = [plain(text) for text in texts], [plain(text) for text in reserved]
+    best: dict[int, Leak] = {}
+    for leaks in (
+        _exact(pool, held, rule, whole),
+        _near(pool, held, rule, whole),
+        _ngrams(pool, held, rule, whole),
+    ):
+        found: dict[int, Leak] = {}
+        for leak in leaks:
+            known = found.get(leak.row)
+            if known is None or (leak.score, -leak.matched) > (known.score, -known.matched):
+                found[leak.row] = leak
+        best = {**found, **best}
+    return [best[row] for row in sorted(best)]
+
+
+def _exact(pool: list[str], held: list[str], rule: LeakageRule, whole: bool) -> Iterator[Leak]:
+    first: dict[str, int] = {}
+    for matched, text in enumerate(held):
+        if text:
+            first.setdefault(text, matched)
+    found = [(row, first[text]) for row, text in enumerate(pool) if text in first]
+    counts = np.bincount([matched for _, matched in found], minlength=len(held))
+    most = rule.most(len(pool) + len(held))
+    return (Leak(row, matched, "exact", 1.0) for row, matched in found if whole or counts[matched] <= most)
+
+
+def _near(pool: list[str], held: list[str], rule: LeakageRule, whole: bool) -> Iterator[Leak]:
+    def hasher(part: Sequence[str]) -> shingles.Ragged:
+        return shingles.shingle_hashes(part, rule.shingle, normalised=True)
+
+    shared = _shared(pool, held, hasher, rule.shingle, rule)
+    score = _ratio(shared.both, shared.pool_size + shared.held_size - shared.both, 0.0)
+    own = _ratio(shared.own, shared.held_own, float(whole))
+    return shared.leaks((score >= rule.threshold) & (own >= rule.own), "near", score)
+
+
+def _ratio(part: Pairs, of: Pairs, empty: float) -> NDArray[np.float64]:
+    return np.where(of > 0, part / np.maximum(of, 1), empty)
+
+
+def _ngrams(pool: list[str], held: list[str], rule: LeakageRule, whole: bool) -> Iterator[Leak]:
+    def hasher(part: Sequence[str]) -> shingles.Ragged:
+        return shingles.ngram_hashes(part, rule.ngram, normalised=True)
+
+    shared = _shared(pool, held, hasher, rule.ngram, rule)
+    score = _ratio(shared.both, shared.held_size, 0.0)
+    alike = whole & (shared.held_own == 0) & (score >= rule.threshold)
+    return shared.leaks((shared.own > 0) | alike, "ngram", score)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """Pairs (row of the pool, reserved row) and, for each, how many runs of words the sides and both hold.
+
+    ``own`` counts only runs that say something (:func:`_telling`).
+    """
+
+    pairs: Pairs
+    both: Pairs
+    own: Pairs
+    pool_size: Pairs
+    held_size: Pairs
+    held_own: Pairs
+
+    def leaks(self, which: NDArray[np.bool_], method: str, score: NDArray[np.float64]) -> Iterator[Leak]:
+        for (row, matched), value in zip(self.pairs[which].tolist(), score[which].tolist(), strict=True):
+            yield Leak(row, matched, method, value)
+
+
+def _shared(pool: list[str], held: list[str], hasher: Hasher, width: int, rule: LeakageRule) -> _Shared:
+    """Compare every text with every reserved one that it shares something of its own with.
+
+    Only what reserved texts hold is kept of the pool, so memory follows the overlap and not the pool.
+    """
+    runs = hasher(held)
+    target = shingles.as_sets(runs)
+    values, codes = np.unique(target[0], return_inverse=True)
+    sizes, hits = _hits(pool, hasher, values)
+    holders = np.bincount(hits[0], minlength=len(values)) + np.bincount(codes, minlength=len(values))
+    common = holders > rule.most(len(pool) + len(held))
+    telling = _telling(np.searchsorted(values, runs[0]), runs[1], common, width)
+    target_codes = codes.astype(np.uint64), target[1]
+    pairs = _pairs(hits, target_codes, telling, holders)
+    both = shingles.join([hits, target_codes])
+    own = _only(both, telling)
+    rows = np.column_stack([pairs[:, 0], pairs[:, 1] + len(pool)])
+    return _Shared(
+        pairs,
+        shingles.pair_shared(both, rows),
+        shingles.pair_shared(own, rows),
+        sizes[rows[:, 0]],
+        np.diff(both[1])[rows[:, 1]],
+        np.diff(own[1])[rows[:, 1]],
+    )
+
+
+def _telling(
+    codes: Pairs, offsets: shingles.Offsets, common: NDArray[np.bool_], width: int
+) -> NDArray[np.bool_]:
+    """Which runs of ``width`` words say something: those that are not common, and stand somewhere in the
+    reserved texts without sharing more than half of their words with a common run.
+
+    Otherwise the last twelve words of a signature and one word before it by chance would be a run of its own.
+    """
+    before = np.concatenate([[0], np.cumsum(common[codes])])
+    start = np.repeat(offsets[:-1], np.diff(offsets))
+    end = np.repeat(offsets[1:], np.diff(offsets))
+    place = np.arange(len(codes))
+    low, high = np.maximum(place - width // 2, start), np.minimum(place + width // 2 + 1, end)
+    telling = np.zeros(len(common), bool)
+    telling[codes[before[high] == before[low]]] = True
+    return telling
+
+
+def _hits(pool: list[str], hasher: Hasher, values: shingles.Hashes) -> tuple[Pairs, shingles.Ragged]:
+    """The number of different runs in each text, and those among ``values``, as their places."""
+    sizes: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    parts: list[shingles.Ragged] = []
+    for batch in shingles.batches(pool):
+        flat, offsets = shingles.as_sets(hasher(batch))
+        sizes.append(np.diff(offsets))
+        place = np.searchsorted(values, flat)
+        known = np.append(values, np.uint64(0))[place] == flat if len(values) else np.zeros(len(flat), bool)
+        known &= place < len(values)
+        parts.append((place[known].astype(np.uint64), np.concatenate([[0], np.cumsum(known)])[offsets]))
+    return np.concatenate(sizes), shingles.join(parts)
+
+
+def _pairs(
+    hits: shingles.Ragged, target: shingles.Ragged, telling: NDArray[np.bool_], holders: Pairs
+) -> Pairs:
+    """The pairs to compare: those that share a telling run; for a reserved text that has none, those that
+    hold its rarest run."""
+    row = np.repeat(np.arange(len(hits[1]) - 1), np.diff(hits[1]))
+    held = np.repeat(np.arange(len(target[1]) - 1), np.diff(target[1]))
+    code, of_held = hits[0].astype(np.int64), target[0].astype(np.int64)
+    used = telling[of_held] | _rarest(of_held, held, telling, holders)
+    order = np.argsort(of_held[used], kind="stable")
+    of_held, held = of_held[used][order], held[used][order]
+    low, high = np.searchsorted(of_held, code, "left"), np.searchsorted(of_held, code, "right")
+    count = high - low
+    at = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(low, count)
+    found = np.repeat(row, count) * np.int64(len(target[1])) + held[at]
+    return np.column_stack(np.divmod(np.unique(found), np.int64(len(target[1]))))
+
+
+def _rarest(codes: Pairs, held: Pairs, telling: NDArray[np.bool_], holders: Pairs) -> NDArray[np.bool_]:
+    """Marks, for each reserved row that has no telling run, the run that fewest records hold."""
+    marked = np.zeros(len(codes), bool)
+    has_own = np.bincount(held, weights=telling[codes], minlength=1) > 0
+    order = np.lexsort((codes, holders[codes], held))
+    first = np.ones(len(order), bool)
+    first[1:] = held[order][1:] != held[order][:-1]
+    marked[order[first]] = ~has_own[held[order[first]]]
+    return marked
+
+
+def _only(rows: shingles.Ragged, wanted: NDArray[np.bool_]) -> shingles.Ragged:
+    """The rows without the places that are not wanted."""
+    keep = wanted[rows[0].astype(np.int64)]
+    return rows[0][keep], np.concatenate([[0], np.cumsum(keep)])[rows[1]]
+
+
+# --- Stage over a workspace's view ----------------------------------------------------------------
+
+
+def find_leaks(view: pa.Table, eval_view: pa.Table, rule: LeakageRule) -> pa.Table:
+    """Drop rows that are too close to a reserved record; one decision per row, with record, method and score.
+
+    Prompts are compared without their system messages, which a whole desk shares. With ``rule.completions``,
+    completions of at least ``rule.ngram`` words are compared with reserved completions too, but a reply that
+    many records share, equal or not, is never a leak. An empty view, or nothing reserved, gives no decisions.
+    A record is not compared with itself.
+    """
+    found = _leaks_of(view, eval_view, rule, "prompt")
+    if rule.completions:
+        found = {**_leaks_of(view, eval_view, rule, "completion"), **found}
+    return records.table([found[row] for row in sorted(found)], records.DECISIONS)
+
+
+def _leaks_of(
+    view: pa.Table, eval_view: pa.Table, rule: LeakageRule, field: str
+) -> dict[int, dict[str, object]]:
+    """Decisions by row of the view, comparing one field."""
+    reserved = set(eval_view["record"].to_pylist())
+    texts, held = _texts(view, field, rule), _texts(eval_view, field, rule)
+    rows = [(i, key) for i, key in enumerate(texts) if key is not None and key[0] not in reserved]
+    unique = list(dict.fromkeys(key for _, key in rows))
+    held_unique = list(dict.fromkeys(key for key in held if key is not None))
+    leaks = _find([t for _, t in unique], [t for _, t in held_unique], rule, whole=field == "prompt")
+    by_key = {unique[leak.row]: leak for leak in leaks}
+    labels = view["label"].to_pylist()
+    return {
+        i: _decision(key[0], labels[i], field, held_unique[by_key[key].matched][0], by_key[key])
+        for i, key in rows
+        if key in by_key
+    }
+
+
+def _texts(view: pa.Table, field: str, rule: LeakageRule) -> list[tuple[str, str] | None]:
+    """(record, text) per row; None where there is nothing to compare."""
+    names = view["record"].to_pylist()
+    if field == "completion":
+        values = view["completion"].to_pylist()
+        return [(r, t) if t and _is_long(t, rule.ngram) else None for r, t in zip(names, values, strict=True)]
+    prompts = zip(view["messages"].to_pylist(), view["prompt"].to_pylist(), strict=True)
+    return [(r, _without_system(*prompt)) for r, prompt in zip(names, prompts, strict=True)]
+
+
+def _is_long(text: str, words: int) -> bool:
+    return len(shingles.ngram_hashes([text], words)[0]) > 0
+
+
+def _without_system(messages: list[dict[str, str]] | None, prompt: str | None) -> str:
+    said = [m for m in messages or () if m["role"] != "system"]
+    return records.prompt_text(said) if messages and len(said) < len(messages) else prompt or ""
+
+
+_WORDS = {"exact": "equals", "near": "is a near-duplicate of", "ngram": "shares a run of words with"}
+
+
+def _decision(record: str, label: str | None, field: str, matched: str, leak: Leak) -> dict[str, object]:
+    reason = f"the {field} {_WORDS[leak.method]} one that is reserved for evaluation"
+    evidence = {"matched": matched, "field": field, "method": leak.method, "score": round(leak.score, 6)}
+    return records.decision(record, "drop", reason, label=label, evidence=evidence)

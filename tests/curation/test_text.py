@@ -1,0 +1,114 @@
+"""Normalising, shingles, and their numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation import shingles as numbers
+from curation import text
+from curation.errors import UsageError
+
+WORDS = st.sampled_from(
+    ["the", "cat", "sat", "on", "Mat", "naïve", "Straße", "１２", "ﬁne", "日本語", "ไทย", "x" * 20]
+)
+SPACES = st.sampled_from([" ", "  ", "\n", "\t", "\u00a0", "\u2003"])
+PROSE = st.lists(st.tuples(WORDS, SPACES), max_size=30).map(lambda pairs: "".join(w + s for w, s in pairs))
+TEXTS = st.one_of(PROSE, st.text(max_size=60), st.text("日本語です。 、ab", max_size=40))
+
+
+def test_normalising_folds_width_case_and_white_space():
+    assert text.normalise("  Ｈello\u00a0\tWORLD\n") == "hello world"
+    assert text.normalise("Straße ﬁne") == "strasse fine"
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=80))
+def test_the_short_way_for_ascii_is_the_long_way(value):
+    import unicodedata
+
+    assert text.normalise(value) == " ".join(unicodedata.normalize("NFKC", value).casefold().split())
+
+
+def test_a_script_without_spaces_is_cut_into_characters():
+    assert text.tokens("日本 語") == ["日", "本", "語"]
+    assert text.tokens("two words") == ["two", "words"]
+    assert text.tokens("mostly english with 日本") == ["mostly", "english", "with", "日本"]
+
+
+def test_a_text_shorter_than_a_shingle_is_one_shingle():
+    assert text.shingles("to be", 5) == {"to be"}
+    assert text.shingles("  ", 5) == set()
+    assert text.jaccard(set(), set()) == 1.0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(TEXTS, max_size=6), st.integers(1, 7))
+def test_numbers_stand_for_shingles_one_to_one(texts, n):
+    flat, offsets = numbers.as_sets(numbers.shingle_hashes(texts, n))
+    sets = [text.shingles(value, n) for value in texts]
+    assert np.diff(offsets).tolist() == [len(s) for s in sets]
+    alone = {s: numbers.shingle_hashes([s], n)[0].tolist() for s in set().union(*sets)}
+    for i, expected in enumerate(sets):
+        found = set(flat[offsets[i] : offsets[i + 1]].tolist())
+        # A shingle taken out of a mixed text may be read as another script than the text it stood in.
+        known = {alone[s][0] for s in expected if len(alone[s]) == 1 and text.tokens(s) == s.split(" ")}
+        assert known <= found
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS, TEXTS, st.integers(1, 6))
+def test_jaccard_of_numbers_is_jaccard_of_shingles(one, other, n):
+    sets = numbers.as_sets(numbers.shingle_hashes([one, other], n))
+    found = numbers.pair_jaccard(sets, np.array([[0, 1], [1, 0], [0, 0]]))
+    exact = text.jaccard(text.shingles(one, n), text.shingles(other, n))
+    assert found.tolist() == [pytest.approx(exact), pytest.approx(exact), 1.0]
+
+
+@given(st.lists(TEXTS, max_size=5), st.integers(1, 5))
+def test_ngrams_are_shingles_without_the_short_texts(texts, n):
+    counts = np.diff(numbers.ngram_hashes(texts, n)[1]).tolist()
+    assert counts == [len(text.ngrams(text.tokens(value), n)) for value in texts]
+
+
+def test_numbers_do_not_depend_on_the_batch(monkeypatch):
+    texts = [f"the parcel number {i} went by rail and came by road" for i in range(50)] + ["", "日本語"]
+    whole = numbers.shingle_hashes(texts, 3)
+    monkeypatch.setattr(numbers, "BATCH_CHARACTERS", 60)
+    parts = numbers.shingle_hashes(texts, 3)
+    assert np.array_equal(whole[0], parts[0])
+    assert np.array_equal(whole[1], parts[1])
+
+
+def test_numbers_are_the_same_on_every_machine():
+    flat, offsets = numbers.shingle_hashes(
+        ["the cat sat on the mat", "", "日本語です これは", "a supercalifragilistic"], 5
+    )
+    assert offsets.tolist() == [0, 2, 2, 6, 7]
+    assert [hex(value) for value in flat[[0, 2, 6]]] == GOLDEN
+
+
+GOLDEN = ["0xb769d070f9fb85af", "0xec03c291cc6ccde1", "0xe53abf30b1b4931d"]
+
+
+def test_words_in_another_order_are_another_shingle():
+    flat, _ = numbers.shingle_hashes(["a b c d e", "b a c d e", "a b c e d", "e d c b a"], 5)
+    assert len(set(flat.tolist())) == 4
+
+
+def test_a_lone_surrogate_is_hashed_and_not_lost():
+    flat, offsets = numbers.shingle_hashes(["bad \ud800 text", "bad \ud801 text"], 5)
+    assert offsets.tolist() == [0, 1, 2]
+    assert flat[0] != flat[1]
+
+
+def test_a_shingle_of_no_words_is_refused():
+    with pytest.raises(UsageError, match="0 words"):
+        numbers.shingle_hashes(["a"], 0)
+
+
+def test_nothing_gives_nothing():
+    flat, offsets = numbers.shingle_hashes([])
+    assert (len(flat), offsets.tolist()) == (0, [0])
+    assert len(numbers.pair_jaccard(numbers.as_sets((flat, offsets)), np.empty((0, 2), np.int64))) == 0
