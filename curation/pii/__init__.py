@@ -1,0 +1,40 @@
+"""Personal data: found by rules and checksums, replaced by keyed aliases that stay the same everywhere.
+
+A :class:`ScrubRule` says what is scanned; a :class:`Scrubber` is a rule with a key; :func:`scrub_view` gives
+the Decisions of a view and the aliases to register, :func:`scrub_texts` scrubs the fields of one row. The
+layer ``patterns`` finds what has a form: addresses, numbers, accounts, devices. It knows no names of people
+or places, and a rule that lists a layer that is not installed quarantines every row rather than pretending.
+
+Nothing here sends a byte over a network, lets an unscanned text pass, or keeps a value where an alias would
+do.
+"""
+
+from __future__ import annotations
+
+from curation.pii.aliases import Alias, Aliaser, Collision, collisions
+from curation.pii.rule import KEPT_TYPES, MODES, THRESHOLD, ScrubRule, rule_digest
+from curation.pii.scan import LAYERS, Scanner
+from curation.pii.scrub import Scrubbed, Scrubber, scrub_texts, scrub_view
+from curation.pii.spans import Edit, Span, Unscanned, resolve
+
+__all__ = [
+    "KEPT_TYPES",
+    "LAYERS",
+    "MODES",
+    "THRESHOLD",
+    "Alias",
+    "Aliaser",
+    "Collision",
+    "Edit",
+    "Scanner",
+    "ScrubRule",
+    "Scrubbed",
+    "Scrubber",
+    "Span",
+    "Unscanned",
+    "collisions",
+    "resolve",
+    "rule_digest",
+    "scrub_texts",
+    "scrub_view",
+]

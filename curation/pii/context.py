@@ -1,0 +1,142 @@
+"""Context: a weak hit counts for more where a word such as "account" stands near it, by Presidio's own rules.
+
+Words and weights are Presidio's; the tokeniser is spaCy's for the language, without a model. Nothing is
+tokenised that no context word could be near.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from curation.errors import UsageError
+from curation.pii.spans import Span
+
+
+class Contexts:
+    """Presidio's context words, with spaCy's tokeniser for the language and the words as they are written.
+
+    Presidio compares lemmas, which take a model; it matches parts of words, so that "card" still finds
+    "cards".
+    """
+
+    def __init__(self, language: str) -> None:
+        from presidio_analyzer.context_aware_enhancers import LemmaContextAwareEnhancer
+
+        self._rules = LemmaContextAwareEnhancer()
+        self._before = self._rules.context_prefix_count + 1
+        self._after = self._rules.context_suffix_count + 1
+        self._tokeniser = _Tokeniser(language)
+
+    def lift(self, text: str, hits: list[Span], context: Sequence[str]) -> list[Span]:
+        """Hits with a better score where a context word stands near by."""
+        lowered = text.lower()
+        words = [word for word in context if word in lowered]
+        if not words:
+            return hits
+        return [self._lifted(text, hit, words) for hit in hits]
+
+    def _lifted(self, text: str, hit: Span, words: Sequence[str]) -> Span:
+        if not any(word in token for word in words for token in self._near(text, hit.start)):
+            return hit
+        rules = self._rules
+        lifted = max(hit.score + rules.context_similarity_factor, rules.min_score_with_context_similarity)
+        return hit._replace(score=min(lifted, rules.MAX_SCORE))
+
+    def _near(self, text: str, start: int) -> list[str]:
+        """Keywords around the token at ``start``: itself and some before it, then itself or the next, and
+        some after.
+
+        Only the words around the hit are tokenised, and more of them until there are enough; spaCy takes
+        words between white space one by one, so a part of a text gives the tokens of the whole.
+        """
+        reach = 500
+        while True:
+            first = _word_start(text, start - reach)
+            last = _word_end(text, start + reach)
+            before, after = self._keywords(text[first:last], start - first)
+            enough_before = first == 0 or len(before) >= self._before
+            enough_after = last == len(text) or len(after) >= self._after
+            if enough_before and enough_after:
+                return before[: self._before] + after[: self._after]
+            reach *= 4
+
+    def _keywords(self, text: str, start: int) -> tuple[list[str], list[str]]:
+        """Keywords from the token at ``start`` backwards, and from it forwards."""
+        tokens = self._tokeniser.tokens(text)
+        at = bisect_right([token.end for token in tokens], start)
+        before = [token.lowered for token in reversed(tokens[: at + 1]) if token.is_keyword]
+        return before, [token.lowered for token in tokens[at:] if token.is_keyword]
+
+
+def _word_start(text: str, at: int) -> int:
+    """The start of the word at or before ``at``; 0 where the text starts first."""
+    if at <= 0:
+        return 0
+    return max(text.rfind(" ", 0, at), text.rfind("\n", 0, at)) + 1
+
+
+def _word_end(text: str, at: int) -> int:
+    """The end of the word at or after ``at``; the end of the text where that comes first."""
+    ends = [end for end in (text.find(" ", at), text.find("\n", at)) if end >= 0]
+    return min(ends, default=len(text))
+
+
+def _columns(doc: Any) -> list[list[int]]:
+    """Length, space behind, stop word and punctuation of each token; far cheaper than token by token."""
+    return doc.to_array(["LENGTH", "SPACY", "IS_STOP", "IS_PUNCT"]).tolist()
+
+
+class _Token(NamedTuple):
+    end: int
+    lowered: str
+    is_keyword: bool  # neither a stop word nor punctuation
+
+
+class _Tokeniser:
+    """spaCy's tokeniser for a language, in bounded memory: spaCy keeps every number and name that it ever
+    saw."""
+
+    _TEXTS_PER_ZONE = 500
+
+    def __init__(self, language: str) -> None:
+        import spacy
+
+        try:
+            self._nlp = spacy.blank(language)
+        except ImportError:
+            raise UsageError(
+                f"spaCy has no tokeniser for language {language!r}",
+                where="[workspace] languages",
+                next="Take the language out; its text is then held as unscanned",
+            ) from None
+        self._last: tuple[str, list[_Token]] = ("", [])
+        self._zone: Any = None
+        self._texts = 0
+
+    def tokens(self, text: str) -> list[_Token]:
+        """The tokens of a text; those of the last text are kept."""
+        if self._last[0] != text:
+            self._renew()
+            self._last = (text, list(self._read(text)))
+        return self._last[1]
+
+    def _renew(self) -> None:
+        """Leave spaCy's memory zone now and then, which frees its words; nothing of spaCy's is kept
+        across."""
+        if self._texts % self._TEXTS_PER_ZONE == 0:
+            if self._zone is not None:
+                self._zone.__exit__(None, None, None)
+            self._zone = self._nlp.memory_zone()
+            self._zone.__enter__()
+        self._texts += 1
+
+    def _read(self, text: str) -> Iterator[_Token]:
+        at = 0
+        for length, space, stop, punctuation in _columns(self._nlp.make_doc(text)):
+            word = text[at : at + length]
+            # Presidio splits keywords at colons, then looks for whole tokens: one with a colon never counts.
+            plain = not (stop or punctuation or word in ("-PRON-", "be") or ":" in word)
+            yield _Token(at + length, word.lower(), plain)
+            at += length + space

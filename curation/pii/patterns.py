@@ -1,0 +1,371 @@
+"""The ``patterns`` layer: Presidio's recognisers that need no model, run under a clock and only where they
+could match.
+
+Recognisers, patterns, validators and context words are Presidio's own, as its registry loads them for a
+language. What differs is how they are run: a pattern that runs out of time raises instead of being skipped;
+the public suffix list is the bundled copy, so that nothing reaches for the network; and a recogniser is not
+run on a text that lacks what each of its matches must contain (its gate). A gate never changes the result.
+
+Refused: a recogniser whose search cannot be bounded in time. Names, places and organisations are no patterns.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+from curation.errors import MissingExtra, UsageError
+from curation.pii import phones, urls
+from curation.pii.context import Contexts
+from curation.pii.spans import Span, Unscanned, without_duplicates
+
+
+class Layer(Protocol):
+    """A detector. ``find`` returns spans of ``text`` in any order, overlapping or not, all at or above the
+    threshold.
+
+    It raises :class:`Unscanned`, or any exception, where it could not look; it never returns what it found so
+    far.
+    """
+
+    def find(self, text: str, language: str, deadline: Deadline) -> list[Span]: ...
+
+
+class Deadline:
+    """A point in time after which scanning a text is given up."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._end = seconds, time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds left, above 0. Raises :class:`Unscanned` where there are none."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise Unscanned(f"scanning took longer than {self._seconds:g} s")
+        return left
+
+
+class _Pattern(NamedTuple):
+    search: Any  # a compiled pattern of the regex package
+    score: float
+    context_needed: bool  # its score passes the threshold only with a context word near by
+
+
+class Clues:
+    """What a text contains, as far as gates ask; each answer is worked out once."""
+
+    __slots__ = ("_blob", "_lowered", "_run", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._blob = self._run = -1
+        self._lowered: str | None = None
+
+    def _measure(self) -> None:
+        runs = _numbers().findall(self.text)
+        self._run = max((len(part) for run in runs for part in _SPLIT.split(run)), default=0)
+        self._blob = max((sum(c.isdigit() for c in run) for run in runs), default=0)
+
+    @property
+    def run(self) -> int:
+        """Length of the longest run of digits."""
+        if self._run < 0:
+            self._measure()
+        return self._run
+
+    @property
+    def blob(self) -> int:
+        """Most digits in a number whose groups are parted by single spaces, full stops or hyphens."""
+        if self._blob < 0:
+            self._measure()
+        return self._blob
+
+    def has_any(self, words: Sequence[str]) -> bool:
+        """Whether one of the lower-case words occurs, as part of a word too."""
+        if self._lowered is None:
+            self._lowered = self.text.lower()
+        lowered = self._lowered
+        return any(word in lowered for word in words)
+
+
+Gate = Callable[[Clues], bool]
+
+_SPLIT = re.compile("[- .]")
+_HEALTH = re.compile(r"\bnhs\b|health (?:service|authority)|patient", re.IGNORECASE)
+
+
+def _compiled(pattern: str) -> Any:
+    import regex
+
+    return regex.compile(pattern, regex.IGNORECASE)
+
+
+@lru_cache(maxsize=1)
+def _numbers() -> Any:
+    return _compiled(r"\d+(?:[- .]\d+)*")
+
+
+def _containing(pattern: str) -> Gate:
+    search = _compiled(pattern).search
+    return lambda clues: search(clues.text) is not None
+
+
+def _run(digits: int) -> Gate:
+    return lambda clues: clues.run >= digits
+
+
+def _blob(digits: int) -> Gate:
+    return lambda clues: clues.blob >= digits
+
+
+@lru_cache(maxsize=1)
+def gates() -> dict[str, Gate]:
+    """What every match of a recogniser must contain; a recogniser without an entry always runs."""
+    return {
+        "EmailRecognizer": lambda clues: "@" in clues.text,
+        "UrlRecognizer": _containing(r"[a-z0-9.\-]\.[a-z]{2}"),
+        "CreditCardRecognizer": _blob(12),
+        "UsBankRecognizer": _run(8),
+        "UsLicenseRecognizer": _run(1),
+        "UsItinRecognizer": _blob(9),
+        "UsPassportRecognizer": _run(8),
+        "UsSsnRecognizer": _blob(9),
+        "NhsRecognizer": _blob(10),
+        "CryptoRecognizer": _containing(r"[13][a-z0-9]{25}"),
+        "DateRecognizer": _containing(r"\d[-/.]|-\d"),
+        "IbanRecognizer": _containing(r"[a-z]{2}[0-9]{2}[ -]?[a-z0-9]{4}"),
+        "IpRecognizer": _containing(r"\d\.\d{1,3}\.\d|:[0-9a-f]{0,4}:"),
+        "MedicalLicenseRecognizer": _run(7),
+        "MacAddressRecognizer": _containing(r"[0-9a-f]{2}[:-][0-9a-f]{2}[:-]|[0-9a-f]{4}\.[0-9a-f]{4}\."),
+        "UuidRecognizer": _containing(r"[0-9a-f]{8}-[0-9a-f]{4}-"),
+        "PhoneRecognizer": lambda clues: phones.possible(clues.text),
+    }
+
+
+# Without any of these no gate opens: a digit, an @, a host name, or two colons or hex groups of an address.
+@lru_cache(maxsize=1)
+def _anything() -> Callable[[str], Any]:
+    return _compiled(r"[\d@]|[a-z0-9.\-]\.[a-z]{2}|:[0-9a-f]{0,4}:|[0-9a-f]{2}[:-][0-9a-f]{2}[:-]").search
+
+
+# Matches of these hold no white space, so they are looked for in the words that hold the sign they must have.
+@lru_cache(maxsize=1)
+def _signs() -> dict[str, Callable[[str, int], Any]]:
+    return {
+        "EmailRecognizer": _compiled("@").search,
+        "UrlRecognizer": _compiled(r"[a-z0-9.\-]\.[a-z]{2}").search,
+    }
+
+
+def _words_with(sign: Callable[[str, int], Any], text: str) -> Iterator[tuple[int, int]]:
+    """Stretches between white space that hold the sign, in order."""
+    at = 0
+    while match := sign(text, at):
+        before = max(text.rfind(" ", at, match.start()), text.rfind("\n", at, match.start()))
+        start = max(at, before + 1)
+        ends = [end for end in (text.find(" ", match.end()), text.find("\n", match.end())) if end >= 0]
+        at = min(ends, default=len(text))
+        yield start, at
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """One of Presidio's recognisers, taken apart so that it can be run under a clock."""
+
+    name: str
+    entity_type: str
+    context: tuple[str, ...]
+    source: Any = field(repr=False)
+    patterns: tuple[_Pattern, ...] = field(default=(), repr=False)
+    gate: Gate | None = field(default=None, repr=False)
+    words: Callable[[str, int], Any] | None = field(default=None, repr=False)
+
+    def hits(self, clues: Clues, deadline: Deadline) -> list[Span]:
+        """Matches with the score of their pattern and validator, before any context."""
+        if self.name == "PhoneRecognizer":
+            return without_duplicates(self._phones(clues.text, deadline))
+        context = clues.has_any(self.context)
+        found = [
+            span
+            for pattern in self.patterns
+            if context or not pattern.context_needed
+            for span in self._matches(pattern, clues.text, deadline)
+        ]
+        return without_duplicates(found) if len(found) > 1 else found
+
+    def _phones(self, text: str, deadline: Deadline) -> Iterator[Span]:
+        for start, end in phones.search(
+            text, self.source.supported_regions, self.source.leniency, deadline.left
+        ):
+            yield Span(start, end, self.entity_type, self.source.SCORE)
+
+    def _matches(self, pattern: _Pattern, text: str, deadline: Deadline) -> Iterator[Span]:
+        ranges = [(0, len(text))] if self.words is None else _words_with(self.words, text)
+        for start, end in ranges:
+            for match in pattern.search.finditer(text, start, end, timeout=deadline.left()):
+                span = self._judged(match, text, pattern.score)
+                if span is not None:
+                    yield span
+
+    def _judged(self, match: Any, text: str, score: float) -> Span | None:
+        """The match with its score after validation, None where the validator says no or it is empty.
+
+        An IBAN may have swallowed the word behind it, so its shorter readings are tried too, longest first.
+        """
+        start = match.start()
+        ends = [match.end(i) for i in (3, 2, 1)] if self.name == "IbanRecognizer" else [match.end()]
+        for end in (e if e > 0 else match.end() for e in ends):
+            final = self._score(text[start:end], score) if end > start else 0.0
+            if final > 0:
+                return Span(start, end, self.entity_type, final)
+        return None
+
+    def _score(self, value: str, score: float) -> float:
+        # Presidio writes an IBAN that it cannot read into the log; only text that it can read is shown to it.
+        if self.name == "IbanRecognizer" and not value.isascii():
+            return 0.0
+        verdict = self.source.validate_result(value)
+        if verdict is not None:
+            score = 1.0 if verdict else 0.0
+        return 0.0 if self.source.invalidate_result(value) else score
+
+
+class PatternLayer:
+    """Every pattern recogniser of Presidio's registry for the given languages; see the module's docstring.
+
+    ``gated=False`` runs every recogniser on every text, ``mended=False`` leaves URLs as Presidio cuts them:
+    both exist so that tests can compare. Raises :class:`MissingExtra` without Presidio, :class:`UsageError`
+    for a language that spaCy has no tokeniser for or a recogniser that cannot be bounded.
+    """
+
+    def __init__(
+        self, languages: Sequence[str], *, threshold: float, gated: bool = True, mended: bool = True
+    ) -> None:
+        self._threshold, self._gated, self._mended = threshold, gated, mended
+        self._is_domain = _suffix_list()
+        self._recognisers = {language: self._load(language) for language in languages}
+        self._contexts = {language: Contexts(language) for language in languages}
+
+    def _load(self, language: str) -> list[Recogniser]:
+        return [self._taken_apart(source) for source in registered(language)]
+
+    def _taken_apart(self, source: Any) -> Recogniser:
+        name = type(source).__name__
+        if name == "EmailRecognizer":
+            source = _offline(source, self._is_domain)
+        return Recogniser(
+            name=name,
+            entity_type=source.supported_entities[0],
+            context=tuple(word.lower() for word in source.context or ()),
+            source=source,
+            patterns=tuple(self._patterns(source, name)),
+            gate=gates().get(name) if self._gated else None,
+            words=_signs().get(name) if self._gated else None,
+        )
+
+    def _patterns(self, source: Any, name: str) -> Iterator[_Pattern]:
+        import regex
+        from presidio_analyzer import PatternRecognizer
+
+        if not isinstance(source, PatternRecognizer):
+            return
+        validated = type(source).validate_result is not PatternRecognizer.validate_result
+        patterns: Any = getattr(source, "patterns")  # noqa: B009  # Presidio leaves its type open
+        for pattern in patterns:
+            # The quoted readings of a URL find the same URL with its quotation marks.
+            if self._mended and name == "UrlRecognizer" and pattern.name.startswith("Quoted"):
+                continue
+            weak = self._gated and pattern.score < self._threshold and not validated
+            yield _Pattern(regex.compile(pattern.regex, source.global_regex_flags), pattern.score, weak)
+
+    def find(self, text: str, language: str, deadline: Deadline) -> list[Span]:
+        """Spans at or above the threshold, without those inside another of their type. Raises
+        :class:`Unscanned`."""
+        if self._gated and not _anything()(text):
+            return []
+        found = [
+            span
+            for hits in self._raw(text, language, deadline)
+            for span in self._in_context(text, language, *hits)
+        ]
+        sure = without_duplicates(span for span in found if span.score >= self._threshold)
+        return list(self._mend(text, sure)) if self._mended else sure
+
+    def _raw(self, text: str, language: str, deadline: Deadline) -> Iterator[tuple[Recogniser, list[Span]]]:
+        clues = Clues(text)
+        for recogniser in self._recognisers[language]:
+            try:
+                if recogniser.gate is not None and not recogniser.gate(clues):
+                    continue
+                hits = recogniser.hits(clues, deadline)
+            except TimeoutError:
+                raise Unscanned(f"{recogniser.name} ran out of time") from None
+            except Unscanned:
+                raise
+            except Exception as error:
+                # The message of a validator may quote the text: its class has to do.
+                raise Unscanned(f"{recogniser.name} failed with {type(error).__name__}") from None
+            if hits:
+                yield recogniser, hits
+
+    def _in_context(self, text: str, language: str, recogniser: Recogniser, hits: list[Span]) -> list[Span]:
+        return self._contexts[language].lift(text, hits, recogniser.context)
+
+    def _mend(self, text: str, spans: list[Span]) -> Iterator[Span]:
+        numbers = {span[:2] for span in spans if span.entity_type == "PHONE_NUMBER"}
+        for span in spans:
+            mended = urls.mend(text, span, self._is_domain) if span.entity_type == "URL" else span
+            # Every eleventh phone number of ten digits passes the checksum of British patient numbers.
+            by_chance = span.entity_type == "UK_NHS" and span[:2] in numbers and not _HEALTH.search(text)
+            if mended is not None and not by_chance:
+                yield mended
+
+
+def registered(language: str) -> list[Any]:
+    """The recognisers that Presidio loads by default for a language, without the one that needs a model."""
+    try:
+        from presidio_analyzer import RecognizerRegistry
+    except ImportError:
+        raise MissingExtra("pii", "presidio-analyzer") from None
+    registry = RecognizerRegistry(supported_languages=[language])
+    registry.load_predefined_recognizers(languages=[language])
+    found = [r for r in registry.recognizers if type(r).__name__ != "SpacyRecognizer"]
+    for recogniser in found:
+        _check_bounded(recogniser)
+    return found
+
+
+def _check_bounded(recogniser: Any) -> None:
+    from presidio_analyzer import PatternRecognizer
+
+    name = type(recogniser).__name__
+    plain = (
+        isinstance(recogniser, PatternRecognizer) and type(recogniser).analyze is PatternRecognizer.analyze
+    )
+    if not plain and name not in ("IbanRecognizer", "PhoneRecognizer"):
+        raise UsageError(
+            f"{name} searches in a way of its own, which cannot be stopped when it takes too long",
+            where="[pii]",
+            next="Install the version of presidio-analyzer that constraints.txt names",
+        )
+
+
+@lru_cache(maxsize=1)
+def _suffix_list() -> Callable[[str], bool]:
+    """Whether a text ends in a domain of the public suffix list, by the copy that tldextract brings along."""
+    try:
+        import tldextract
+    except ImportError:
+        raise MissingExtra("pii", "tldextract") from None
+    extract = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+    return lambda text: extract(text).fqdn != ""
+
+
+def _offline(source: Any, is_domain: Callable[[str], bool]) -> Any:
+    """Presidio's e-mail recogniser with our copy of the suffix list: its own asks the network for one."""
+    source.validate_result = is_domain
+    return source

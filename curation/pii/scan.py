@@ -1,0 +1,151 @@
+"""One text in, its spans out: folding, windows, layers, and the way back to the offsets of the text as given.
+
+Fails closed. Whatever keeps a text from being scanned to its end (a detector that fails or runs out of time,
+a listed layer that is missing, a language outside the rule, too long a text) raises :class:`Unscanned`; there
+is no partial answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from curation.pii.fold import encoded, fold, unwrapped
+from curation.pii.patterns import Deadline, Layer, PatternLayer
+from curation.pii.rule import ScrubRule
+from curation.pii.spans import Span, Unscanned, resolve
+
+TERM = "TERM"
+"""The entity type of what a rule's ``deny`` lists."""
+
+ENCODED = "ENCODED"
+"""The entity type of a base64 word that holds personal data."""
+
+# What may be taken from a text without its line breaks: types whose format or checksum is proof enough.
+_PROVEN = frozenset({"CREDIT_CARD", "IBAN_CODE", "EMAIL_ADDRESS", "UUID", "CRYPTO", "US_SSN"})
+
+
+def _patterns(rule: ScrubRule) -> Layer:
+    return PatternLayer(rule.languages, threshold=rule.threshold)
+
+
+LAYERS: dict[str, Callable[[ScrubRule], Layer]] = {"patterns": _patterns}
+"""How each layer is built from a rule. A new kind of detector is one entry here."""
+
+
+class Scanner:
+    """The layers of a rule, ready to scan. ``missing`` says why a listed layer is not there; then nothing
+    passes.
+
+    Raises :class:`curation.errors.MissingExtra` without the packages of a layer.
+    """
+
+    def __init__(self, rule: ScrubRule) -> None:
+        self.rule = rule
+        self.missing = [f"layer {name!r} is not installed" for name in rule.layers if name not in LAYERS]
+        self._layers = [LAYERS[name](rule) for name in rule.layers if name in LAYERS]
+        self._deny = _terms(rule.deny)
+        self._allow = frozenset(fold(value).text.casefold() for value in rule.allow)
+
+    def scan(self, text: str, language: str | None = None) -> list[Span]:
+        """Spans that do not overlap, in text order; offsets in code points of ``text``. An empty text has
+        none.
+
+        Without a language the text is scanned in every language of the rule. Raises :class:`Unscanned`.
+        """
+        languages = self._languages(language)
+        if self.missing:
+            raise Unscanned("; ".join(self.missing))
+        if len(text) > self.rule.longest:
+            raise Unscanned(
+                f"{len(text):,} characters are more than the {self.rule.longest:,} that are scanned"
+            )
+        deadline = Deadline(self.rule.timeout)
+        spans = [span for name in languages for span in self._read(text, name, deadline)]
+        return resolve(spans, self.rule.kept) if spans else []
+
+    def _languages(self, language: str | None) -> Sequence[str]:
+        if language is None:
+            return self.rule.languages
+        primary = language.replace("_", "-").split("-")[0].lower()
+        if primary not in self.rule.languages:
+            raise Unscanned(f"language {language[:35]!r} is not one of {', '.join(self.rule.languages)}")
+        return (primary,)
+
+    def _read(self, text: str, language: str, deadline: Deadline) -> Iterator[Span]:
+        """Every reading of the text: folded, without line breaks, and inside its base64 words."""
+        folded = fold(text)
+        for span in self._not_allowed(folded.text, self._windows(folded.text, language, deadline)):
+            yield span.at(*folded.back(span.start, span.end))
+        if (joined := unwrapped(folded.text)) is not None:
+            flat, joins = joined
+            for span in self._windows(flat.text, language, deadline):
+                start, end = flat.back(span.start, span.end)
+                if _is_proven(span, flat.text) and any(start < join < end for join in joins):
+                    yield span.at(*folded.back(start, end))
+        for start, end, inside in encoded(folded.text):
+            if found := self._windows(inside, language, deadline):
+                score = max(span.score for span in found)
+                yield Span(*folded.back(start, end), ENCODED, score)
+
+    def _not_allowed(self, text: str, spans: list[Span]) -> list[Span]:
+        """The spans without allowed values and what lies inside one, such as the host of an address."""
+        if not self._allow:
+            return spans
+        free = [s for s in spans if text[s.start : s.end].casefold() in self._allow]
+        return [s for s in spans if not any(f.start <= s.start and s.end <= f.end for f in free)]
+
+    def _windows(self, text: str, language: str, deadline: Deadline) -> list[Span]:
+        """Spans of a text of any length. Each window answers for what starts in it, the overlap's halves
+        apart."""
+        if len(text) <= self.rule.window:
+            return self._look(text, language, deadline)
+        step, half = self.rule.window - self.rule.overlap, self.rule.overlap // 2
+        found: list[Span] = []
+        for start in range(0, max(1, len(text) - self.rule.overlap), step):
+            end = min(start + self.rule.window, len(text))
+            first = start + half if start else 0
+            last = end - half if end < len(text) else len(text)
+            spans = self._look(text[start:end], language, deadline)
+            moved = (s.at(s.start + start, s.end + start) for s in spans)
+            found += [_to_word_end(s, text) if s.end == end else s for s in moved if first <= s.start < last]
+        return found
+
+    def _look(self, text: str, language: str, deadline: Deadline) -> list[Span]:
+        deadline.left()
+        found = [span for layer in self._layers for span in self._ask(layer, text, language, deadline)]
+        if self._deny is not None:
+            found += [Span(*match.span(), TERM, 1.0) for match in self._deny.finditer(text)]
+        return found
+
+    @staticmethod
+    def _ask(layer: Layer, text: str, language: str, deadline: Deadline) -> list[Span]:
+        try:
+            return layer.find(text, language, deadline)
+        except Unscanned:
+            raise
+        except Exception as error:
+            raise Unscanned(f"{type(layer).__name__} failed with {type(error).__name__}") from None
+
+
+def _terms(terms: Sequence[str]) -> re.Pattern[str] | None:
+    if not terms:
+        return None
+    longest_first = sorted(
+        (re.escape(fold(term).text) for term in terms), key=lambda term: (-len(term), term)
+    )
+    return re.compile(rf"(?<!\w)(?:{'|'.join(longest_first)})(?!\w)", re.IGNORECASE)
+
+
+def _is_proven(span: Span, text: str) -> bool:
+    with_country = span.entity_type == "PHONE_NUMBER" and text[span.start] == "+"
+    return with_country or (span.entity_type in _PROVEN and span.score >= 0.5)
+
+
+_WORD_END = re.compile(r"\S*")
+
+
+def _to_word_end(span: Span, text: str) -> Span:
+    """A span that reached the end of its window, grown to the end of its word: it may have been cut there."""
+    match = _WORD_END.match(text, span.end)
+    return span.at(span.start, match.end() if match else span.end)

@@ -1,0 +1,298 @@
+"""Texts in, scrubbed texts out: one record is one unit, its messages and every completion, with one
+numbering.
+
+What is found in one part is replaced wherever it occurs in the others. The result is scanned again before it
+is handed out, until a scan finds nothing more: scrubbing a scrubbed record changes nothing. Characters
+outside spans stay as they are. A record that could not be scanned is quarantined with all its labels; nothing
+of it passes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from curation.pii.aliases import Alias, Aliaser, Known, canonical, masks
+from curation.pii.fold import fold
+from curation.pii.rule import ScrubRule
+from curation.pii.scan import Scanner
+from curation.pii.spans import Edit, Span, Unscanned, cut, overlaps, placed, resolve, uncut
+from curation.records import DECISIONS, canonical_json, decision, table
+
+_OPAQUE = "\ufffc"  # the object replacement character: no letter, no digit, no space, no part of any pattern
+_MASK = re.compile(r"<[A-Z][A-Z_]*_\d+>")
+_ROUNDS = 6
+_SHORTEST_LITERAL = 4
+
+
+@dataclass(frozen=True)
+class Scrubbed:
+    """The parts of one record after scrubbing, and the edits of each part in offsets of the part as it was
+    given.
+
+    In the modes ``drop`` and ``keep`` the texts are the given ones and a replacement is the text itself.
+    """
+
+    texts: tuple[str, ...]
+    edits: tuple[tuple[Edit, ...], ...]
+
+    def found(self) -> bool:
+        """Whether anything was found that the rule replaces."""
+        return any(self.edits)
+
+
+class Scrubber:
+    """A rule and a key at work. ``known`` are the aliases registered so far, such as rows of the ledger.
+
+    ``missing`` names the listed layers that are not there: with any, every record is quarantined. Raises
+    :class:`curation.errors.MissingExtra` without Presidio and :class:`curation.errors.UsageError` for a short
+    key.
+    """
+
+    def __init__(self, rule: ScrubRule, key: bytes, *, known: Iterable[Known] = ()) -> None:
+        self.rule = rule
+        self.scanner = Scanner(rule)
+        self.aliaser = Aliaser(key, known)
+
+    @property
+    def missing(self) -> list[str]:
+        """Why listed layers are not there, in words; empty where all are."""
+        return self.scanner.missing
+
+    def detect(self, texts: Sequence[str], language: str | None = None) -> list[list[Span]]:
+        """The spans of each text, registered aliases left out; they do not overlap and are in text order.
+
+        Types that the rule keeps are among them. Raises :class:`Unscanned` at the first text that cannot be
+        scanned.
+        """
+        return [self._scan(text, (), language) for text in texts]
+
+    def _scan(self, text: str, opaque: Sequence[tuple[int, int]], language: str | None) -> list[Span]:
+        """Spans of ``text`` with the ``opaque`` ranges hidden; aliases are hidden too, where there is
+        anything at all."""
+        hidden = _hide(text, opaque)
+        spans = self.scanner.scan(hidden, language)
+        if spans and (clean := self._hidden(hidden)) != hidden:
+            spans = self.scanner.scan(clean, language)
+        return spans
+
+    def scrub(self, parts: Sequence[str], language: str | None = None) -> Scrubbed:
+        """Scrub the parts of one record together. Raises :class:`Unscanned`; no parts give no texts."""
+        edits: list[list[Edit]] = [[] for _ in parts]
+        for _ in range(_ROUNDS):
+            more = self._found(parts, edits, language)
+            if not any(more):
+                return Scrubbed(tuple(cut(*pair) for pair in zip(parts, edits, strict=True)), _frozen(edits))
+            edits = self._replaced(parts, [_joined(old, new) for old, new in zip(edits, more, strict=True)])
+            if self.rule.mode in ("drop", "keep"):
+                return Scrubbed(tuple(parts), _frozen(edits))
+        raise Unscanned(f"after {_ROUNDS} rounds the scrubbed text still held personal data")
+
+    def _found(
+        self, parts: Sequence[str], edits: Sequence[Sequence[Edit]], language: str | None
+    ) -> list[list[Span]]:
+        """What a scan of every part as it stands now finds, in offsets of the part as it was given."""
+        now = [cut(part, done) for part, done in zip(parts, edits, strict=True)]
+        places = [placed(done) for done in edits]
+        found = [
+            [s for s in self._scan(text, opaque, language) if s.entity_type not in self.rule.kept]
+            for text, opaque in zip(now, places, strict=True)
+        ]
+        values = _values(now, found) | _values(parts, edits)
+        if values:
+            found = [
+                resolve([*spans, *_literally(self._hidden(_hide(text, opaque)), values)])
+                for text, opaque, spans in zip(now, places, found, strict=True)
+            ]
+        return [
+            [s.at(*uncut(done, s.start, s.end)) for s in spans]
+            for done, spans in zip(edits, found, strict=True)
+        ]
+
+    def _hidden(self, text: str) -> str:
+        """``text`` without registered aliases and masks."""
+        masks = [match.span() for match in _MASK.finditer(text)]
+        return _hide(text, [*self.aliaser.index.find(text), *masks])
+
+    def _replaced(self, parts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[Edit]]:
+        """The spans with what takes their place, numbered through all parts."""
+        values = _of_one_type(
+            [[_value(part, span) for span in found] for part, found in zip(parts, spans, strict=True)]
+        )
+        if self.rule.mode == "pseudonym":
+            new = [[self.aliaser.alias(*value) for value in row] for row in values]
+        elif self.rule.mode == "mask":
+            keys = [[(kind, canonical(kind, text)) for kind, text in row] for row in values]
+            made = masks(key for row in keys for key in row)
+            new = [[made[key] for key in row] for row in keys]
+        else:
+            new = [[part[s.start : s.end] for s in found] for part, found in zip(parts, spans, strict=True)]
+        return [
+            [Edit(*s, word) for s, word in zip(*row, strict=True)] for row in zip(spans, new, strict=True)
+        ]
+
+
+def _frozen(edits: Iterable[Iterable[Edit]]) -> tuple[tuple[Edit, ...], ...]:
+    return tuple(tuple(row) for row in edits)
+
+
+def _hide(text: str, ranges: Sequence[tuple[int, int]]) -> str:
+    """``text`` with the ranges blanked by characters that nothing matches, of the same length."""
+    for start, end in ranges:
+        text = text[:start] + _OPAQUE * (end - start) + text[end:]
+    return text
+
+
+def _joined(old: Sequence[Edit], new: Sequence[Span]) -> list[Span]:
+    """Old and new spans as one list; a new span that swallows an old one takes its place."""
+    kept = [Span(*edit[:4]) for edit in old if not any(overlaps(edit, span) for span in new)]
+    return sorted([*kept, *new])
+
+
+def _value(part: str, span: Span) -> tuple[str, str]:
+    return span.entity_type, fold(part[span.start : span.end]).text
+
+
+def _of_one_type(values: list[list[tuple[str, str]]]) -> list[list[tuple[str, str]]]:
+    """A bare number can look like a phone here and like an account there; in one record it is what it was
+    first."""
+    first: dict[str, str] = {}
+    return [[(first.setdefault(_bare(text), kind), text) for kind, text in row] for row in values]
+
+
+def _bare(text: str) -> str:
+    return "".join(c for c in text if c.isalnum()).casefold()
+
+
+Literal = tuple[str, str, float]
+
+
+def _values(parts: Sequence[str], spans: Sequence[Sequence[Span | Edit]]) -> set[Literal]:
+    """The texts that were found, with type and score; very short ones would match too much."""
+    found = (
+        (part[s.start : s.end], s.entity_type, s.score)
+        for part, row in zip(parts, spans, strict=True)
+        for s in row
+    )
+    return {
+        literal for literal in found if len(literal[0]) >= _SHORTEST_LITERAL and _OPAQUE not in literal[0]
+    }
+
+
+def _literally(text: str, values: Iterable[Literal]) -> Iterator[Span]:
+    """Where the values occur in the text as whole words."""
+    for value, entity_type, score in values:
+        if value in text:
+            for match in re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", text):
+                yield Span(*match.span(), entity_type, score)
+
+
+def scrub_texts(parts: Sequence[str], scrubber: Scrubber, *, language: str | None = None) -> Scrubbed:
+    """Scrub the text fields of one row together, with the replacement in every edit. Raises
+    :class:`Unscanned`."""
+    return scrubber.scrub(parts, language)
+
+
+def scrub_view(view: pa.Table, scrubber: Scrubber) -> tuple[pa.Table, list[Alias]]:
+    """Decisions for a table of :data:`curation.records.VIEW`, and the aliases to register.
+
+    A record's rows belong together: all of them must be in ``view``. One decision per changed thing: without
+    label for the messages (``output`` is their canonical JSON), with label for a completion (``output`` is
+    its text). A record that cannot be scanned gets a ``quarantine`` for the record and each label, with a
+    reason that starts with "unscanned:". Mode ``drop`` drops the completion that holds personal data, or all
+    of a record whose messages do; mode ``keep`` reports spans as ``keep``. Evidence holds types and offsets,
+    never text. Rows without a finding get no decision; an empty table gives an empty one.
+    """
+    rows = [row for record in _records(view) for row in _decide(record, scrubber)]
+    return table(rows, DECISIONS), scrubber.aliaser.new()
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A record with all its labels, as the view holds them."""
+
+    id: str
+    messages: list[dict[str, str]]
+    language: str | None
+    completions: dict[str | None, str]
+
+    @property
+    def labels(self) -> list[str | None]:
+        """The record itself, then its labels."""
+        return [None, *(label for label in self.completions if label is not None)]
+
+
+def _records(view: pa.Table) -> list[_Record]:
+    """The records of the view, in the order of their first row."""
+    found: dict[str, _Record] = {}
+    names = ("record", "label", "messages", "completion", "lang")
+    for record, label, messages, completion, lang in zip(*(view[n].to_pylist() for n in names), strict=True):
+        whole = found.setdefault(record, _Record(record, messages or [], lang, {}))
+        if completion is not None:
+            whole.completions[label] = completion
+    return list(found.values())
+
+
+def _decide(record: _Record, scrubber: Scrubber) -> Iterator[dict[str, Any]]:
+    contents = [message["content"] or "" for message in record.messages]
+    try:
+        done = scrubber.scrub([*contents, *record.completions.values()], record.language)
+    except Unscanned as error:
+        for label in record.labels:
+            yield decision(record.id, "quarantine", f"unscanned: {error}", label=label)
+        return
+    if done.found():
+        yield from _outcome(record, done, len(contents), scrubber.rule.mode)
+
+
+def _outcome(record: _Record, done: Scrubbed, count: int, mode: str) -> Iterator[dict[str, Any]]:
+    """The decisions of a record in which something was found; its first ``count`` parts are its messages."""
+    messages = done.edits[:count]
+    if any(messages):
+        texts = zip(record.messages, done.texts, strict=False)
+        body = canonical_json([{**message, "content": text} for message, text in texts]).decode()
+        yield _decision(record.id, None, messages, body, mode)
+    for label, text, edits in zip(record.completions, done.texts[count:], done.edits[count:], strict=True):
+        if edits or (mode == "drop" and any(messages) and label is not None):
+            yield _decision(record.id, label, (edits,), text, mode)
+
+
+def _decision(
+    record: str, label: str | None, edits: Sequence[Sequence[Edit]], output: str, mode: str
+) -> dict[str, Any]:
+    action = {"pseudonym": "rewrite", "mask": "rewrite"}.get(mode, mode)
+    return decision(
+        record,
+        action,
+        _reason(edits, label, action),
+        label=label,
+        evidence={"spans": [span for part, row in enumerate(edits) for span in _evidence(part, row, action)]},
+        output=output if action == "rewrite" else None,
+    )
+
+
+def _reason(edits: Sequence[Sequence[Edit]], label: str | None, action: str) -> str:
+    counts: dict[str, int] = {}
+    for edit in (edit for row in edits for edit in row):
+        counts[edit.entity_type] = counts.get(edit.entity_type, 0) + 1
+    if not counts:
+        return "personal data in the messages that this answers"
+    words = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    where = "messages" if label is None else "completion"
+    return f"personal data in the {where}: {words}" + (" replaced" if action == "rewrite" else "")
+
+
+def _evidence(part: int, edits: Sequence[Edit], action: str) -> Iterator[dict[str, Any]]:
+    for edit in edits:
+        seen = {
+            "part": part,
+            "start": edit.start,
+            "end": edit.end,
+            "entity_type": edit.entity_type,
+            "score": edit.score,
+        }
+        yield {**seen, "replacement": edit.replacement} if action == "rewrite" else seen
