@@ -107,7 +107,9 @@ def _one_class(
     people = {o.value for o in heard if o.kind == "person"}
     unsure = len(people) > 1 and float(p[best]) < rule.min_confidence
     reason = f"people disagree: {', '.join(sorted(people))}" if unsure else ""
-    return _agreed(record, [o for o in heard if o.value == classes[best]], classes[best], p[best], unsure, reason)
+    return _agreed(
+        record, [o for o in heard if o.value == classes[best]], classes[best], p[best], unsure, reason
+    )
 
 
 def text_consensus(opinions: Iterable[Opinion], rule: ConsensusRule | None = None) -> list[Consensus]:
