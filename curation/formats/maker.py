@@ -54,9 +54,10 @@ class Maker:
                 "mixture" if shape_of(task) else "missing key", "the record has no data: it is not a task"
             )
         data, answers = unwrap(task)
-        row = self._row(data, line, offset, None, True)
+        row = self._row(data, line, offset, None, suspect=False)
         if row.key is None and type(row.tags.get("item_id")) is str:
             row.key = row.tags.pop("item_id")
+        _check_nul(row)
         for answer in answers:
             _check_answer(answer)
         return [self._answered(row, answer) for answer in answers] or [row]

@@ -183,9 +183,8 @@ class Asking(Store):
         items: dict[str, list[SelectionItem]] = {}
         for row in rows:
             items.setdefault(row[0], []).append(SelectionItem(*row[1:]))
-        return [
-            Selection(*head, items=tuple(items.get(head[0], ()))) for head in heads if run in (None, head[2])
-        ]
+        found = [Selection(*head) for head in heads if run in (None, head[2])]
+        return [replace(chosen, items=tuple(items.get(chosen.id, ()))) for chosen in found]
 
     def selected_records(self, run: str | None = None) -> pa.Table:
         """Every record that was ever chosen (by one run where it is named): a table of ``SELECTED``."""

@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from curation.errors import IntegrityError, UsageError, storage_errors
 from curation.ledger import schema
 from curation.ledger.audit import Audits, pages
+from curation.ledger.failures import translated
 from curation.ledger.migrations import applied, is_ledger, migrate
 from curation.ledger.rows import Audit
 from curation.ledger.store import (
@@ -28,7 +29,6 @@ from curation.ledger.store import (
     parse_url,
     send,
     sqlite_path,
-    translated,
 )
 
 _BUSY = 60.0

@@ -5,17 +5,17 @@ Coverage is as important as decisions: a row that no stage has seen is not a cle
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from curation.errors import UsageError
+from curation.errors import ConflictError, UsageError
 from curation.ledger import schema
 from curation.ledger.lookups import VISIBLE_LABEL, VISIBLE_RECORD, bodies_of, put_payloads, record_seqs
 from curation.ledger.rows import STORED_DECISIONS, Alias, Covered
 from curation.ledger.store import Reader, Store, Writer
-from curation.errors import ConflictError
 from curation.records import ACTIONS
 
 _BATCH = 20_000
@@ -106,15 +106,9 @@ class Decisions(Store):
         with self._write("alias") as writer:
             held = _held_aliases(writer, [a.hash for a in aliases])
             fresh = {(a.entity_type, a.hash): a for a in aliases if (a.entity_type, a.hash) not in held}
-            taken = writer.rows_in(
-                "SELECT alias FROM aliases WHERE alias {items}", [a.alias for a in fresh.values()]
-            )
-            names = [a.alias for a in fresh.values()]
-            doubled = (
-                {row[0] for row in taken} | {name for name in names if names.count(name) > 1}
-                if len(names) < 1000
-                else {row[0] for row in taken}
-            )
+            names = Counter(a.alias for a in fresh.values())
+            taken = writer.rows_in("SELECT alias FROM aliases WHERE alias {items}", list(names))
+            doubled = {row[0] for row in taken} | {name for name, count in names.items() if count > 1}
             if doubled:
                 raise ConflictError(
                     f"the alias {min(doubled)!r} already stands for something else",
@@ -253,7 +247,8 @@ def _trim(reader: Reader, what: str, lo: int, hi: int) -> Any:
         statement = f"SELECT min(r.seq), max(r.seq) FROM records r WHERE r.seq > :lo AND r.seq <= :hi AND {VISIBLE_RECORD}"
     else:
         statement = (
-            "SELECT min(l.seq), max(l.seq) FROM labels l JOIN records r ON r.seq = l.record_seq WHERE l.seq > :lo AND l.seq <= :hi "
+            "SELECT min(l.seq), max(l.seq) FROM labels l JOIN records r ON r.seq = l.record_seq "
+            "WHERE l.seq > :lo AND l.seq <= :hi "
             f"AND l.kind <> 'gold' AND {VISIBLE_LABEL} AND {VISIBLE_RECORD}"
         )
     return reader.one(statement, lo=lo, hi=hi)

@@ -88,7 +88,7 @@ class Ingests(Store):
                 f"JOIN ingests i ON i.seq = q.ingest LEFT JOIN payloads p ON p.digest = q.payload {which} ORDER BY q.seq",
                 **values,
             )
-        return [NewQuarantine(*row[:5], raw=bytes(row[5] or b"")) for row in rows]
+        return [NewQuarantine(r[0], r[1], r[2], r[3], r[4], bytes(r[5] or b"")) for r in rows]
 
     def end_ingest(self, ingest: str) -> Ingest:
         """Note that the import is complete, and return it with its counts. Ending twice changes nothing."""
@@ -148,7 +148,8 @@ class Ingests(Store):
         with self._read() as reader:
             rows = reader.all(
                 "SELECT s.id, s.document, s.version, s.heading, p.body FROM passages s JOIN payloads p ON p.digest = s.payload "
-                "WHERE p.body IS NOT NULL AND (s.ingest IS NULL OR s.ingest NOT IN (SELECT ingest FROM ingest_undos)) ORDER BY s.seq"
+                "WHERE p.body IS NOT NULL AND (s.ingest IS NULL OR s.ingest NOT IN (SELECT ingest FROM ingest_undos)) "
+                "ORDER BY s.seq"
             )
         return [Passage(r[0], r[1], r[2], tuple(orjson.loads(r[3])), bytes(r[4]).decode()) for r in rows]
 
@@ -175,4 +176,9 @@ def _ingests(reader: Reader, where: str, **values: Any) -> list[Ingest]:
         f"JOIN transactions t ON t.seq = i.tx LEFT JOIN ingest_ends e ON e.ingest = i.seq {where} ORDER BY i.seq",
         **values,
     )
-    return [Ingest(*row[:5], orjson.loads(row[5]), *row[6:12], undone=bool(row[12])) for row in rows]
+    return [_ingest(list(row)) for row in rows]
+
+
+def _ingest(values: list[Any]) -> Ingest:
+    values[5], values[12] = orjson.loads(values[5]), bool(values[12])
+    return Ingest(*values)

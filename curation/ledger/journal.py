@@ -44,9 +44,9 @@ def choose_journal(sqlite_version: Sequence[int], network_fs: bool) -> str:
     >>> choose_journal((3, 40, 1), False), choose_journal((3, 51, 3), False), choose_journal((3, 51, 3), True)
     ('delete', 'wal', 'delete')
     """
-    version = (*tuple(sqlite_version), 0, 0, 0)[:3]
-    patch = _FIXED_IN.get(version[:2])
-    fixed = version >= _FIXED_FROM or (patch is not None and version[2] >= patch)
+    major, minor, patch = (*sqlite_version, 0, 0, 0)[:3]
+    backport = _FIXED_IN.get((major, minor))
+    fixed = (major, minor, patch) >= _FIXED_FROM or (backport is not None and patch >= backport)
     return "wal" if fixed and not network_fs else "delete"
 
 

@@ -119,7 +119,7 @@ class Labels(Store):
         """Every run of the functions, oldest first."""
         with self._read() as reader:
             rows = reader.all("SELECT id, artifact, rule, record_hi, functions FROM vote_runs ORDER BY seq")
-        return [VoteRun(*row[:4], functions=tuple(orjson.loads(row[4]))) for row in rows]
+        return [VoteRun(r[0], r[1], r[2], r[3], tuple(orjson.loads(r[4]))) for r in rows]
 
     def latest_vote_run(self) -> VoteRun | None:
         """The newest run of the functions, or ``None``."""

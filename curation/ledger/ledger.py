@@ -19,6 +19,7 @@ from curation.ledger.asking import Asking
 from curation.ledger.audit import Audits
 from curation.ledger.backup import Backups, restore
 from curation.ledger.decisions import Decisions
+from curation.ledger.failures import translated
 from curation.ledger.ingest import Ingests
 from curation.ledger.labels import Labels
 from curation.ledger.migrations import MIGRATIONS, Migration, applied, is_ledger, migrate, refuse_newer
@@ -33,7 +34,6 @@ from curation.ledger.store import (
     parse_url,
     set_journal,
     sqlite_path,
-    translated,
 )
 from curation.ledger.views import Views
 

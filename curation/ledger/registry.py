@@ -8,17 +8,19 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from curation.errors import ConflictError, UsageError
 from curation.ledger import schema
-from curation.ledger.lookups import STANDING_LABEL, VISIBLE_RECORD, json_text, known
+from curation.ledger.lookups import VISIBLE_LABEL, VISIBLE_RECORD, json_text, known
 from curation.ledger.rows import Adapter, Event, Snapshot, Transaction
 from curation.ledger.store import Reader, Store
+
+T = TypeVar("T")
 
 HEAD = "head"
 
@@ -128,7 +130,7 @@ class Registry(Store):
                 "SELECT a.digest, a.snapshot, a.base, a.recipe, a.metrics, a.path, a.arm, t.time FROM adapters a "
                 "JOIN transactions t ON t.seq = a.tx ORDER BY a.seq"
             )
-        return [Adapter(*r[:3], orjson.loads(r[3]), orjson.loads(r[4]), *r[5:]) for r in rows]
+        return [_parsed(Adapter, row, 3, 4) for row in rows]
 
     def step(self, run: str, round: int, step: str) -> Any | None:
         """What a finished step of a run left behind; ``None`` where it has not finished."""
@@ -215,7 +217,7 @@ class Registry(Store):
                 "SELECT e.seq, e.kind, e.subject, e.detail, t.actor, t.time FROM events e "
                 "JOIN transactions t ON t.seq = e.tx ORDER BY e.seq"
             )
-        found = [Event(*r[:3], orjson.loads(r[3]), *r[4:]) for r in rows]
+        found = [_parsed(Event, row, 3) for row in rows]
         return [e for e in found if kind in (None, e.kind) and subject in (None, e.subject)]
 
     def transactions(self, after: int = 0) -> list[Transaction]:
@@ -231,10 +233,7 @@ class Registry(Store):
         with self._read() as reader:
             return {
                 "records": reader.value(f"SELECT count(*) FROM records r WHERE {VISIBLE_RECORD}"),
-                "labels": _tally(
-                    reader,
-                    f"SELECT l.kind, count(*) FROM labels l WHERE {STANDING_LABEL} GROUP BY l.kind ORDER BY l.kind",
-                ),
+                "labels": _tally(reader, _LABELS_BY_KIND),
                 "decisions": _tally(
                     reader, "SELECT stage, count(*) FROM decisions GROUP BY stage ORDER BY stage"
                 ),
@@ -246,6 +245,8 @@ class Registry(Store):
             }
 
 
+_LABELS_BY_KIND = f"""SELECT l.kind, count(*) FROM labels l JOIN records r ON r.seq = l.record_seq
+    WHERE {VISIBLE_LABEL} AND {VISIBLE_RECORD} GROUP BY l.kind ORDER BY l.kind"""
 _COUNTED = (
     "ingests",
     "quarantine",
@@ -260,6 +261,11 @@ _COUNTED = (
     "adapters",
     "transactions",
 )
+
+
+def _parsed(made: Callable[..., T], row: Sequence[Any], *places: int) -> T:
+    """A row as a value; what stands at ``places`` is JSON."""
+    return made(*(orjson.loads(cell) if i in places else cell for i, cell in enumerate(row)))
 
 
 def _tally(reader: Reader, statement: str) -> dict[str, int]:
@@ -278,7 +284,8 @@ def _step(reader: Reader, run: str, round: int, step: str) -> Any | None:
 
 def _snapshots(reader: Reader) -> list[Snapshot]:
     rows = reader.all(
-        "SELECT s.name, s.parent, s.round, s.rows, s.manifest_digest, t.time, t.actor, a.verdict, a.by, a.reason FROM snapshots s "
+        "SELECT s.name, s.parent, s.round, s.rows, s.manifest_digest, t.time, t.actor, a.verdict, a.by, a.reason "
+        "FROM snapshots s "
         "JOIN transactions t ON t.seq = s.tx LEFT JOIN approvals a ON a.seq = "
         "(SELECT max(b.seq) FROM approvals b WHERE b.snapshot = s.name) ORDER BY s.seq"
     )

@@ -107,7 +107,7 @@ class Reviews(Store):
             rows = reader.all(f"{_REVIEWS} ORDER BY v.record_seq, v.version")
         histories: dict[str, list[Review]] = {}
         for row in rows:
-            histories.setdefault(row[1], []).append(Review(*row[:5], None, *row[6:]))
+            histories.setdefault(row[1], []).append(_review(row, {}))
         states = []
         for record, history in histories.items():
             standing = _stack(history)
@@ -253,4 +253,10 @@ def _history(reader: Reader, number: int) -> list[Review]:
 def _reviews(reader: Reader, statement: str, **values: Any) -> list[Review]:
     rows = reader.all(statement, **values)
     bodies = bodies_of(reader, [row[5] for row in rows])
-    return [Review(*row[:5], bodies.get(row[5]) if row[5] else None, *row[6:]) for row in rows]
+    return [_review(row, bodies) for row in rows]
+
+
+def _review(row: Sequence[Any], bodies: dict[str, str]) -> Review:
+    values = list(row)
+    values[5] = bodies.get(values[5])
+    return Review(*values)

@@ -23,16 +23,9 @@ from sqlalchemy import Connection, Engine, Table, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from curation.errors import (
-    ConflictError,
-    IntegrityError,
-    MissingExtra,
-    RemoteUnavailable,
-    StorageFailed,
-    TilthError,
-    UsageError,
-)
+from curation.errors import MissingExtra, UsageError
 from curation.ledger import schema
+from curation.ledger.failures import is_busy, translated
 from curation.ledger.journal import choose_journal, network_filesystem
 from curation.records import digest
 
@@ -161,7 +154,8 @@ class Writer(Reader):
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
         last = self.one("SELECT seq, chain FROM transactions ORDER BY seq DESC LIMIT 1")
-        self.tx, self.before = (last[0] + 1, last[1]) if last else (1, "")
+        self.tx: int = last[0] + 1 if last else 1
+        self.before: str = last[1] if last else ""
         self._next: dict[str, int] = {}
         self._hashes: dict[str, Any] = {}
         self._counts: dict[str, int] = {}
@@ -326,7 +320,7 @@ def _patiently(connection: Connection, statement: str, busy_seconds: float) -> N
             connection.exec_driver_sql(statement)
             return
         except DBAPIError as error:
-            if not _is_busy(error.orig) or time.monotonic() >= deadline:
+            if not is_busy(error.orig) or time.monotonic() >= deadline:
                 raise
             time.sleep(random.uniform(0.001, 0.05))  # the jitter keeps waiters from meeting again and again
 
@@ -337,114 +331,6 @@ def _quietly(connection: Connection, statement: str) -> None:
         connection.exec_driver_sql(statement)
     except DBAPIError:
         connection.invalidate()
-
-
-def _is_busy(error: BaseException | None) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-@contextmanager
-def translated(where: str) -> Iterator[None]:
-    """Turn what a driver raises into an error that a person can act on."""
-    try:
-        yield
-    except DBAPIError as error:
-        raise _in_words(error.orig or error, _hide_password(where)) from error
-    except sqlite3.Error as error:
-        raise _in_words(error, where) from error
-    except Exception as error:
-        if type(error).__module__.startswith("psycopg"):
-            raise _in_words(error, _hide_password(where)) from error
-        raise
-
-
-def _hide_password(url: str) -> str:
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return url
-
-
-def _in_words(error: BaseException, where: str) -> TilthError:
-    if isinstance(error, sqlite3.Error):
-        return _sqlite_in_words(error, where)
-    return _postgres_in_words(error, where)
-
-
-def _sqlite_in_words(error: sqlite3.Error, where: str) -> TilthError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return ConflictError(
-            "another process kept the ledger locked",
-            where=where,
-            next="Wait for it, then run the command again",
-        )
-    if code in _SQLITE_STORAGE:
-        return StorageFailed(
-            _SQLITE_STORAGE[code],
-            where=where,
-            next="Nothing half-written is visible; mend the disk and run the command again",
-        )
-    if code == sqlite3.SQLITE_NOTADB:
-        return UsageError(
-            "this file is not a ledger", where=where, next="Name the ledger's own file, or run: tilth init"
-        )
-    if code == sqlite3.SQLITE_CORRUPT:
-        return IntegrityError(
-            f"the database file is damaged ({error})",
-            where=where,
-            next="Restore a backup: tilth restore FILE",
-        )
-    if code == sqlite3.SQLITE_CONSTRAINT:
-        return ConflictError(
-            f"two writers claimed the same row ({error})", where=where, next="Run the command again"
-        )
-    return IntegrityError(f"SQLite refused a statement ({error})", where=where, next="Run: tilth doctor")
-
-
-_SQLITE_STORAGE = {
-    sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_IOERR: "the disk reports an input/output error",
-    sqlite3.SQLITE_READONLY: "the ledger's file or folder is read-only",
-    sqlite3.SQLITE_CANTOPEN: "the ledger's file cannot be opened",
-    sqlite3.SQLITE_PERM: "permission is denied",
-}
-
-
-def _postgres_in_words(error: BaseException, where: str) -> TilthError:
-    state = getattr(error, "sqlstate", None) or ""
-    if state == "55P03":
-        return ConflictError(
-            "another process kept the ledger locked",
-            where=where,
-            next="Wait for it, then run the command again",
-        )
-    if state in ("53100", "58030"):
-        return StorageFailed(
-            f"the database server's disk failed or is full ({error})",
-            where=where,
-            next="Free space there, then run the command again",
-        )
-    if state == "25006":
-        return StorageFailed("the database server is read-only", where=where, next="Name the primary server")
-    if state.startswith("23"):
-        return ConflictError(
-            f"two writers claimed the same row ({error})", where=where, next="Run the command again"
-        )
-    if state.startswith("22"):
-        return UsageError(
-            f"PostgreSQL cannot hold a value ({error})",
-            where=where,
-            next="Remove the character it names from the source",
-        )
-    if state in ("", "3D000") or state[:2] in ("08", "28", "57", "53"):
-        return RemoteUnavailable(
-            f"the database server did not answer ({str(error).strip()})",
-            where=where,
-            next="Check the server, the URL and the password, then run the command again",
-        )
-    return IntegrityError(f"PostgreSQL refused a statement ({error})", where=where, next="Run: tilth doctor")
 
 
 def sqlite_path(url: URL) -> Path | None:

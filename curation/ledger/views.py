@@ -122,7 +122,7 @@ class Views(Store):
         """The group of every record that has one, visible or not."""
         with self._read() as reader:
             rows = reader.all("SELECT id, grp FROM records WHERE grp IS NOT NULL")
-        return {record: group for record, group in rows}
+        return dict(map(tuple, rows))
 
     def records_seen(self) -> int:
         """The highest ``records.seq``: what a stage that saw everything covers up to."""

@@ -1,0 +1,303 @@
+"""What comes into a workspace and what becomes of it: init, ingest, curate, label, status, doctor, backup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apps.cli import app, session
+from apps.cli.session import grid, lines, strictly
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; write nothing.")]
+
+
+@app.command(epilog="Example: tilth init freight-desk")
+def init(
+    directory: Annotated[Path, typer.Argument(help="The new workspace's folder.")],
+    name: Annotated[str, typer.Option(help="Its name; the folder's by default.")] = "",
+    dry_run: DryRun = False,
+) -> None:
+    """Make a workspace: a commented tilth.toml, a ledger, a folder for labeling functions."""
+    from curation import workspace
+
+    made = workspace.init(directory, actor=session.actor, name=name or None, dry_run=dry_run)
+    text = "\n".join(f"  {directory / path}" for path in made)
+    follow = f"Next:\n  tilth --workspace {directory} ingest FILE --map prompt=FIELD --map gold=FIELD"
+    head = "Would make" if dry_run else "Made"
+    session.report(
+        {"workspace": str(directory), "files": made, "dry_run": dry_run}, f"{head}\n{text}\n\n{follow}"
+    )
+
+
+@app.command(
+    epilog="Example: tilth ingest mails.csv --map prompt=body --map completion=reply --map group=thread"
+)
+def ingest(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help="JSONL, CSV, Parquet, chat, Alpaca, ShareGPT or Label Studio; .md and .txt become passages."
+        ),
+    ] = None,
+    map: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="ROLE=FIELD: prompt, completion, gold, id, group, lang, time."),
+    ] = None,
+    format: Annotated[str, typer.Option(help="Force a format instead of detecting it.")] = "",
+    trust: Annotated[
+        str, typer.Option(help="How far the completions are believed: candidate, reference or gold.")
+    ] = "candidate",
+    group: Annotated[
+        str, typer.Option(help="The field that keeps rows together; the same as --map group=FIELD.")
+    ] = "",
+    source: Annotated[
+        str, typer.Option(help="Where the rows come from; exports of one source find their records again.")
+    ] = "main",
+    eval_set: Annotated[str, typer.Option(help="Reserve these rows as an evaluation set of this name.")] = "",
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take the last ingest back, or the one that --id names.")
+    ] = False,
+    id: Annotated[str, typer.Option(help="The ingest to undo.")] = "",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 where rows were quarantined.")
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Read a file into the ledger. Rows that cannot be read are set aside with line, offset and reason."""
+    from curation.errors import UsageError
+
+    with session.workspace() as opened:
+        if undo:
+            _undo(opened, id)
+            return
+        if file is None:
+            raise UsageError("no file was named", where="tilth ingest", next="Name one, or pass --undo")
+        if file.suffix.lower() in (".md", ".txt"):
+            _passages(opened, file, source, dry_run)
+            return
+        fields = [*(map or []), *([f"group={group}"] if group else [])]
+        _ingest(opened, file, fields, format, trust, source, eval_set, strict, dry_run)
+
+
+def _ingest(
+    opened: Any,
+    file: Path,
+    fields: list[str],
+    format: str,
+    trust: str,
+    source: str,
+    eval_set: str,
+    strict: bool,
+    dry: bool,
+) -> None:
+    from curation import formats, workspace
+
+    with session.progress() as meter:
+        done = workspace.ingest(
+            opened,
+            file,
+            mapping=formats.Mapping.parse(fields),
+            format=format or None,
+            trust=trust,
+            source=source,
+            eval_set=eval_set or None,
+            dry_run=dry,
+            progress=meter,
+        )
+    session.say(f"read as {done.format}: {done.why}")
+    counts = {key: getattr(done, key) for key in ("accepted", "unchanged", "quarantined")}
+    text = lines(counts) + ("\n(dry run: nothing was written)" if dry else "")
+    if done.quarantined:
+        text += "\nSee why with: tilth status --quarantine"
+    session.report({**counts, "ingest": done.ingest, "format": done.format, "dry_run": dry}, text)
+    strictly(strict, done.quarantined)
+
+
+def _passages(opened: Any, file: Path, source: str, dry: bool) -> None:
+    from curation import formats, workspace
+
+    found = len(formats.passages(file))
+    new = 0 if dry else workspace.ingest_passages(opened, file, source=source)
+    session.report({"passages": found, "new": new, "dry_run": dry}, f"{found} passages, {new} of them new")
+
+
+def _undo(opened: Any, ingest: str) -> None:
+    before = opened.ledger.counts()["records"]
+    undone = opened.ledger.undo_ingest(ingest or None)
+    gone = before - opened.ledger.counts()["records"]
+    told = {"ingest": undone.id, "file": undone.file_name, "records": gone}
+    session.report(told, f"took back {undone.file_name} (ingest {undone.id}): {gone:,} records left the view")
+
+
+@app.command(epilog="Example: tilth status --quarantine")
+def status(
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="List the rows that were set aside, and why.")
+    ] = False,
+) -> None:
+    """What the workspace holds: records, labels, decisions, snapshots, adapters."""
+    from curation import workspace
+
+    with session.workspace() as opened:
+        if quarantine:
+            header = ("file", "line", "offset", "reason", "message")
+            shown = [tuple(getattr(row, name) for name in header) for row in opened.ledger.quarantined()]
+            told = [dict(zip(header, row, strict=True)) for row in shown]
+            session.report({"quarantined": told}, grid(shown, header))
+            return
+        session.report(workspace.status(opened))
+
+
+@app.command(epilog="Example: tilth doctor")
+def doctor() -> None:
+    """Check the machine and the workspace: versions, extras, ledger, disk, and every destination data may leave to."""
+    from curation import health
+
+    report = health.examine(session.root, session.actor)
+    rows = [(c.name, c.state, c.detail) for c in report]
+    found = [{"name": c.name, "state": c.state, "detail": c.detail} for c in report]
+    session.report(
+        {"checks": found, "healthy": all(c.state != "bad" for c in report)}, grid(rows, ("check", "", ""))
+    )
+    if any(c.state == "bad" for c in report):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: tilth curate")
+def curate(
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 where rows were quarantined.")
+    ] = False,
+    explain: Annotated[str, typer.Option(help="Show every decision on one record.")] = "",
+    dry_run: DryRun = False,
+) -> None:
+    """Run the cleaning stages: exact duplicates, personal data, near-duplicates, conflicts, quality, leaks."""
+    from curation import curate as stages
+
+    with session.workspace() as opened:
+        if explain:
+            _explain(opened, explain)
+            return
+        if dry_run:
+            rules = stages.Rules(opened)
+            todo = [stage for stage in stages.PIPELINE if opened.ledger.gaps(stage, rules.of(stage))]
+            session.report({"would_run": todo}, f"would run: {', '.join(todo) or 'nothing, all is covered'}")
+            return
+        with session.progress() as meter:
+            done = stages.curate(opened, progress=meter)
+    rows = [
+        (stage, action, count) for stage, counts in done.decided.items() for action, count in counts.items()
+    ]
+    session.report({"decided": done.decided, "ran": done.ran}, grid(rows, ("stage", "action", "rows")))
+    strictly(strict, done.decided.get("scrub", {}).get("quarantine", 0))
+
+
+def _explain(opened: Any, record: str) -> None:
+    rows = opened.ledger.decisions(records=[record]).to_pylist()
+    shown = [(r["stage"], r["action"], r["reason"], r["evidence"]) for r in rows]
+    session.report(
+        {"record": record, "decisions": rows}, grid(shown, ("stage", "action", "reason", "evidence"))
+    )
+
+
+@app.command(epilog="Example: tilth label")
+def label(dry_run: DryRun = False) -> None:
+    """Apply the labeling functions to every record and weigh their votes into one probability."""
+    from curation import assemble
+
+    with session.workspace() as opened:
+        if dry_run:
+            names = [f.name for f in assemble.find_functions(opened)]
+            session.report({"functions": names}, f"would apply {len(names)} functions: {', '.join(names)}")
+            return
+        with session.progress() as meter:
+            report = assemble.vote(opened, progress=meter)
+    if report is None:
+        session.report(
+            {"functions": []}, "no labeling functions; add some to labeling_functions/ and run again"
+        )
+        return
+    session.report(report, votes_text(report))
+
+
+def votes_text(report: dict[str, Any]) -> str:
+    """A vote report for people: the model that was chosen and why, then a line per function."""
+    names = ("name", "coverage", "overlap", "conflict", "accuracy", "errors")
+    rows = [[f.get(name) for name in names] for f in report["functions"]]
+    head = f"label model: {report['model']} ({report['why']})\ncoverage: {report['coverage']:.1%}"
+    if report.get("accuracy") is not None:
+        head += f"\naccuracy: {report['accuracy']:.1%}"
+    return f"{head}\n\n{grid(rows, names)}"
+
+
+@app.command(epilog="Example: tilth question")
+def question() -> None:
+    """Show what people are asked: its kind, its version and its classes."""
+    from curation.question import current
+
+    with session.workspace() as opened:
+        asked = current(opened)
+    told = {"name": asked.name, "version": asked.version, "kind": asked.kind, "classes": list(asked.classes)}
+    session.report(told, lines({**told, "classes": ", ".join(asked.classes) or "free text"}))
+
+
+@app.command(epilog="Example: tilth backup ledger-2026-11-22.db")
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
+    dry_run: DryRun = False,
+) -> None:
+    """Copy the whole ledger into one file while others go on working."""
+    with session.workspace() as opened:
+        if not dry_run:
+            opened.ledger.backup(file)
+    session.report({"file": str(file), "dry_run": dry_run}, f"the ledger is in {file}")
+
+
+@app.command(epilog="Example: tilth restore ledger-2026-11-22.db")
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file that `tilth backup` wrote.")],
+    dry_run: DryRun = False,
+) -> None:
+    """Put a backup in the place of the workspace's ledger, which must be empty or gone."""
+    from curation import config, ledger
+
+    found = config.load(session.root)
+    if not dry_run:
+        ledger.restore(file, found.ledger_url)
+    session.report(
+        {"file": str(file), "dry_run": dry_run}, f"restored {file} into {ledger.safe_url(found.ledger_url)}"
+    )
+
+
+@app.command(epilog="Example: tilth export everything/")
+def export(
+    directory: Annotated[Path, typer.Argument(help="A new folder.")],
+    dry_run: DryRun = False,
+) -> None:
+    """Write the whole ledger as open files, one Parquet file per table."""
+    with session.workspace() as opened:
+        counts = opened.ledger.counts() if dry_run else opened.ledger.export_all(directory)
+    session.report({"directory": str(directory), "tables": counts, "dry_run": dry_run})
+
+
+@app.command(epilog="Example: tilth audit --head 5f0c")
+def audit(
+    head: Annotated[
+        str, typer.Option(help="An end of the chain noted earlier; it must still be part of it.")
+    ] = "",
+) -> None:
+    """Verify the ledger's hash chain: who changed what, and that nobody changed it afterwards."""
+    from curation.errors import IntegrityError
+
+    with session.workspace() as opened:
+        found = opened.ledger.audit(head or None)
+    told = {"transactions": found.transactions, "rows": found.rows, "head": found.head}
+    if found.problems:
+        raise IntegrityError(
+            "; ".join(found.problems[:10]), where="ledger", next="Restore a backup: tilth restore FILE"
+        )
+    session.report(
+        told, lines(told) + "\nKeep the head elsewhere: it proves that no earlier row was changed."
+    )

@@ -1,0 +1,159 @@
+"""Models: train, generate, evaluate. On a snapshot of the workspace, or on plain files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apps.cli import app, session
+from apps.cli.data import DryRun
+from apps.cli.session import grid, span
+from apps.cli.people import interval
+
+Adapter = Annotated[
+    str, typer.Option(help="An adapter's folder, or the beginning of its name in the workspace.")
+]
+
+
+@app.command(epilog="Example: tilth train --data train.jsonl --eval dev.jsonl --out my-adapter")
+def train(
+    data: Annotated[Path | None, typer.Option(help="Rows with prompt and completion, or messages.")] = None,
+    snapshot: Annotated[
+        str, typer.Option(help="A snapshot of the workspace, or an exported snapshot's folder.")
+    ] = "",
+    eval: Annotated[Path | None, typer.Option(help="Rows for the validation loss.")] = None,
+    base: Annotated[
+        str, typer.Option(help="bundled, a folder, or a hub name that is on this machine.")
+    ] = "bundled",
+    revision: Annotated[str, typer.Option(help="The revision of a hub name.")] = "",
+    method: Annotated[str, typer.Option(help="lora, full, or adapt (unlabelled text).")] = "lora",
+    out: Annotated[Path | None, typer.Option(help="The new adapter's folder.")] = None,
+    rank: Annotated[int, typer.Option(min=1)] = 16,
+    epochs: Annotated[float, typer.Option(min=0, help="0: chosen for the size.")] = 0,
+    learning_rate: Annotated[float, typer.Option(min=0, help="0: chosen for the method.")] = 0,
+    max_length: Annotated[int, typer.Option(min=2)] = 512,
+    seed: Annotated[int, typer.Option()] = 0,
+    dry_run: DryRun = False,
+) -> None:
+    """Train an adapter. A row that does not fit is refused by name; a killed run leaves no adapter behind."""
+    from apps import learner
+
+    with session.progress() as meter:
+        plan = learner.plan_training(
+            session,
+            data=data,
+            snapshot=snapshot,
+            eval=eval,
+            base=base,
+            revision=revision,
+            method=method,
+            out=out,
+        )
+        if dry_run:
+            session.report({**plan.describe(), "dry_run": True})
+            return
+        options = {
+            "rank": rank,
+            "epochs": epochs,
+            "lr": learning_rate,
+            "max_length": max_length,
+            "seed": seed,
+        }
+        result = plan.train(options, meter)
+    for row, why in result.pop("refused", [])[:20]:
+        session.say(f"row {row} was left out: {why}")
+    session.report(
+        result,
+        f"{result['adapter']}\n{result['digest']}\nloss {result['train_loss']:.4f}, validation "
+        f"{result['eval_loss'] if result['eval_loss'] is not None else '-'}; {result['tokens_per_second']:,.0f} "
+        f"tokens/s, {span(result['seconds'])}",
+    )
+
+
+@app.command(epilog="Example: tilth generate --adapter my-adapter 'Where is my container?'")
+def generate(
+    prompt: Annotated[str, typer.Argument(help="A prompt; - reads it from stdin.")] = "",
+    adapter: Adapter = "",
+    data: Annotated[Path | None, typer.Option(help="A file of rows with prompts instead.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the rows go with their completions; stdout by default.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    dry_run: DryRun = False,
+) -> None:
+    """Let an adapter answer. Greedy, so the same prompt gives the same answer."""
+    from apps import learner
+    from curation.errors import UsageError
+
+    if not adapter:
+        raise UsageError("no adapter was named", where="tilth generate", next="Pass --adapter DIR")
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text and data is None:
+        raise UsageError("there is no prompt", where="tilth generate", next="Pass one, or --data FILE")
+    folder = learner.find_adapter(session, adapter)
+    if dry_run:
+        session.report({"adapter": str(folder), "dry_run": True})
+        return
+    result = learner.generate(folder, text, data, out, max_new_tokens)
+    session.report(
+        result, result.get("text") or f"{result.get('rows', 0)} completions in {result.get('out')}"
+    )
+
+
+@app.command(
+    epilog="Example: tilth evaluate --data test.jsonl --predictions answer --metrics exact_match,token_f1"
+)
+def evaluate(
+    data: Annotated[Path, typer.Option(help="Rows with prompt and completion or references.")],
+    adapter: Adapter = "",
+    predictions: Annotated[
+        str, typer.Option(help="The field that holds predictions, instead of an adapter.")
+    ] = "",
+    metrics: Annotated[
+        str, typer.Option(help="accuracy, exact_match, token_f1, rouge_l, bleu; by comma.")
+    ] = "exact_match,token_f1",
+    slices: Annotated[str, typer.Option(help="Fields to slice by, by comma.")] = "",
+    closed: Annotated[
+        bool, typer.Option("--closed", help="Answers are one of the references' values.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Where per-row scores go.")] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure predictions or an adapter, every metric with its bootstrap interval."""
+    from apps import learner
+
+    with session.progress() as meter:
+        result = learner.evaluate_file(
+            session,
+            data,
+            adapter,
+            predictions,
+            _list(metrics),
+            _list(slices),
+            closed,
+            None if dry_run else out,
+            meter,
+        )
+    session.report({**result, "dry_run": dry_run}, metrics_text(result))
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def metrics_text(result: dict[str, Any]) -> str:
+    """Metrics for people: a row each, then a row per slice."""
+    rows = [
+        ("all", name, interval(m["value"], m["ci95"]), result["rows"])
+        for name, m in result["metrics"].items()
+    ]
+    for field, values in result.get("slices", {}).items():
+        for value, part in values.items():
+            rows += [
+                (f"{field}={value}", name, interval(m["value"], m["ci95"]), part["rows"])
+                for name, m in part["metrics"].items()
+            ]
+    return grid(rows, ("slice", "metric", "value [95% interval]", "rows"))

@@ -1,0 +1,432 @@
+"""The trainer as the loop and the command line want it: bases, adapters, scores and measures, on this machine.
+
+Everything it makes lies in a folder whose name is known beforehand (what it is made of), so that a killed run finds
+finished work again instead of doing it twice. torch is imported by the first call that trains or scores.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from curation import records, snapshot
+from curation.errors import TilthError, UsageError
+from curation.loop import MAIN, TWIN, Trained
+from curation.workspace import Progress, Workspace
+
+if TYPE_CHECKING:
+    from apps.cli.session import Session
+    from training.train import Recipe, TrainResult
+
+BUNDLED = "bundled"
+MOST_TEXTS = 200_000  # a tiny base learns no more from more text in the time it is given
+
+
+class LocalLearner:
+    """A :class:`curation.loop.Learner` that trains here, with the recipe of the workspace's configuration."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._loaded: dict[str, Any] = {}
+
+    @property
+    def _root(self) -> Path:
+        return self.workspace.store.root
+
+    def base(self, texts: Iterator[str], progress: Progress) -> str:
+        """The configured base; for ``bundled`` a small one that is made of the workspace's own unlabelled text."""
+        section = self.workspace.config.train
+        if section.base != BUNDLED:
+            return section.base
+        return bundled_base(list(_some(texts)), self._root / "bases", section.adapt_steps, progress).name
+
+    def _reference(self, base: str) -> str:
+        made = self._root / "bases" / base
+        return str(made) if made.is_dir() else base
+
+    def recipe(self) -> Recipe:
+        """The configured recipe; zeros leave the choice to the method and the model's size."""
+        from training.train import Recipe
+
+        section = self.workspace.config.train
+        return Recipe(
+            method=section.method,
+            rank=section.rank,
+            alpha=2 * section.rank,
+            epochs=section.epochs or None,
+            lr=section.learning_rate or None,
+            batch=section.batch or 16,
+            max_length=section.max_length,
+            seed=section.seed,
+        )
+
+    def train(self, snapshot: str, *, base: str, progress: Progress) -> Trained:
+        """Train on a snapshot that may be trained on, or find the adapter that this snapshot and recipe gave before."""
+        recipe = self.recipe()
+        key = records.digest(records.canonical_json([snapshot, base, asdict(recipe)]))
+        out = self._root / "adapters" / key
+        manifest = _finished(out) or self._train(snapshot, base, recipe, out, progress)
+        made = {"recipe": manifest["recipe"], "metrics": manifest["metrics"]}
+        return Trained(
+            manifest["digest"], base, **made, seconds=manifest["run"]["seconds"], folder=f"adapters/{key}"
+        )
+
+    def _train(self, name: str, base: str, recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
+        from training import registry
+        from training.train import train
+
+        verdict = {s.name: s.verdict for s in self.workspace.ledger.snapshots()}.get(name)
+        approved = None if verdict is None else verdict == "approved"
+        found = snapshot.require_trainable(self.workspace.store, name, approved=approved)
+        train(
+            snapshot.load(self.workspace.store, name),
+            recipe,
+            self._reference(base),
+            out,
+            revision=self.workspace.config.train.revision or None,
+            provenance={
+                "snapshot": name,
+                "rows": found.rows,
+                "workspace": self.workspace.config.workspace.name,
+            },
+            progress=_steps(progress, "training"),
+        )
+        return registry.read(out)
+
+    def folder(self, adapter: str) -> Path:
+        """Where the adapter of a digest lies."""
+        for known in self.workspace.ledger.adapters():
+            if known.digest == adapter:
+                return self._root / known.path
+        raise UsageError(f"no adapter {adapter!r} in this workspace", next="See them with `tilth status`")
+
+    def _model(self, adapter: str | None, base: str) -> Any:
+        """An opened model; each stays open for the run, since opening costs more than a small pool."""
+        from training.model import open_model
+
+        where = str(self.folder(adapter)) if adapter else self._reference(base)
+        if where not in self._loaded:
+            self._loaded = {where: open_model(where)}
+        return self._loaded[where]
+
+    def score(self, adapter: str | None, base: str, rows: pa.Table, classes: Sequence[str]) -> pa.Table:
+        """SCORES of the rows; where there is no adapter yet, embeddings and uncertainty of the base."""
+        from training.score import score_pool
+
+        return score_pool(self._model(adapter, base), rows, classes=list(classes) or None)
+
+    def compare(
+        self, adapters: Mapping[str, str], rows: pa.Table, classes: Mapping[str, Sequence[str]], closed: bool
+    ) -> dict[str, Any]:
+        """Each adapter on the same prompts, and the paired difference of the strategy's to its random twin's."""
+        from training import evaluate
+
+        prompts, references = grouped(rows)
+        metric = self._metric(closed)
+        stats, arms = {}, {}
+        for arm, adapter in adapters.items():
+            predictions = self.answers(adapter, prompts, classes[arm])
+            stats[arm] = evaluate.row_statistics(predictions, references, metric)
+            value, ci95 = evaluate.interval(stats[arm])
+            arms[arm] = {"value": value, "ci95": ci95}
+        both = MAIN in stats and TWIN in stats
+        difference = evaluate.paired_difference(stats[TWIN], stats[MAIN]) if both else None
+        return {"metric": metric, "arms": arms, "difference": difference, "rows": len(prompts)}
+
+    def answers(self, adapter: str, prompts: Sequence[Any], classes: Sequence[str]) -> list[str]:
+        """Greedy answers; the likeliest class where the answers are classes."""
+        from training.score import predict
+
+        return predict(self._model(adapter, ""), prompts, classes=list(classes) or None)
+
+    def _metric(self, closed: bool) -> str:
+        chosen = [name for name in self.workspace.config.evaluation.metrics if name != "auto"]
+        return chosen[0] if chosen else ("accuracy" if closed else "bleu")
+
+
+def grouped(rows: pa.Table) -> tuple[list[Any], list[list[str]]]:
+    """Test rows as prompts (messages) with all their references, one entry per record, in the order of ids."""
+    columns = (rows[name].to_pylist() for name in ("record", "messages", "completion"))
+    ordered = sorted(zip(*columns, strict=True), key=lambda row: row[0])
+    parts = [list(part) for _, part in groupby(ordered, key=lambda row: row[0])]
+    return [part[0][1] for part in parts], [[row[2] for row in part] for part in parts]
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a whole adapter, or ``None`` where training never came to its end."""
+    from training import registry
+
+    if not folder.is_dir():
+        return None
+    with suppress(UsageError):
+        return registry.verify(folder)
+    return None
+
+
+def _some(texts: Iterator[str]) -> Iterator[str]:
+    for i, text in enumerate(texts):
+        if i >= MOST_TEXTS:
+            return
+        yield text
+
+
+def bundled_base(texts: Sequence[str], folder: Path, steps: int, progress: Progress) -> Path:
+    """A tiny base of these texts, made in about a minute, or the one that the same texts gave before."""
+    from training.model import make_tiny_base
+
+    name = records.digest(records.canonical_json([sorted(records.digest(text) for text in texts), steps]))
+    out = folder / name
+    if not out.is_dir():
+        make_tiny_base(texts, out, steps=steps, progress=_steps(progress, "pre-training a small base"))
+    return out
+
+
+def _steps(progress: Progress, what: str) -> Any:
+    """A training room's progress as this room tells it."""
+
+    def tell(state: Mapping[str, Any]) -> None:
+        progress(what, int(state.get("step", 0)), int(state["steps"]) if state.get("steps") else None)
+
+    return tell
+
+
+# --------------------------------------------------------------------------------- what the command line asks
+
+
+def cache() -> Path:
+    """Where bases are kept that belong to no workspace."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(home) / "tilth" / "bases"
+
+
+@dataclass
+class Plan:
+    """A training that is about to happen: on which rows, from which base, to where."""
+
+    rows: pa.Table | list[dict[str, Any]]
+    held: list[dict[str, Any]] | None
+    base: str
+    revision: str
+    method: str
+    out: Path
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """What ``--dry-run`` says."""
+        return {"rows": len(self.rows), "base": self.base, "method": self.method, "out": str(self.out)}
+
+    def train(self, options: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+        """Do it, and say how it went."""
+        from training.train import Recipe, train
+
+        made = Recipe(
+            method=self.method,
+            rank=options["rank"],
+            alpha=2 * options["rank"],
+            epochs=options["epochs"] or None,
+            lr=options["lr"] or None,
+            max_length=options["max_length"],
+            seed=options["seed"],
+        )
+        result = train(
+            self.rows,
+            made,
+            self._base(progress),
+            self.out,
+            revision=self.revision or None,
+            eval_examples=self.held,
+            provenance=self.provenance,
+            progress=_steps(progress, "training"),
+        )
+        return _told(result)
+
+    def _base(self, progress: Progress) -> str:
+        if self.base != BUNDLED:
+            return self.base
+        rows = self.rows.to_pylist() if isinstance(self.rows, pa.Table) else self.rows
+        texts = [
+            text
+            for row in rows
+            for text in (row.get("prompt"), row.get("completion"), row.get("text"))
+            if text
+        ]
+        return str(bundled_base(texts[:MOST_TEXTS], cache(), 350, progress))
+
+
+def _told(result: TrainResult) -> dict[str, Any]:
+    return {
+        "adapter": str(result.adapter),
+        "digest": result.digest,
+        "eval_loss": result.eval_loss,
+        "train_loss": result.train_loss,
+        "tokens_per_second": result.tokens_per_second,
+        "seconds": result.seconds,
+        "steps": result.steps,
+        "refused": list(result.refused),
+    }
+
+
+def plan_training(
+    session: Session,
+    *,
+    data: Path | None,
+    snapshot: str,
+    eval: Path | None,
+    base: str,
+    revision: str,
+    method: str,
+    out: Path | None,
+) -> Plan:
+    """What ``tilth train`` was asked for. Raises :class:`UsageError` where that is too little or too much."""
+    if (data is None) == (not snapshot):
+        raise UsageError("name either --data FILE or --snapshot NAME", where="tilth train")
+    if out is None:
+        raise UsageError("there is no --out", where="tilth train", next="Name the new adapter's folder")
+    held = _rows(eval) if eval else None
+    if data is not None:
+        provenance = {"data": data.name}
+        return Plan(_rows(data), held, base, revision, method, out, provenance)
+    table, name = _snapshot_rows(session, snapshot)
+    return Plan(table, held, base, revision, method, out, {"snapshot": name})
+
+
+def _snapshot_rows(session: Session, wanted: str) -> tuple[pa.Table, str]:
+    """The rows of a snapshot of the workspace, or of an exported one, once it may be trained on."""
+    if Path(wanted).is_dir():
+        found = snapshot.require_trainable(Path(wanted))
+        return snapshot.load(Path(wanted)), found.name
+    with session.workspace() as opened:
+        name = snapshot.resolve(opened.store, wanted)
+        verdict = {s.name: s.verdict for s in opened.ledger.snapshots()}.get(name)
+        snapshot.require_trainable(
+            opened.store, name, approved=None if verdict is None else verdict == "approved"
+        )
+        return snapshot.load(opened.store, name), name
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a plain file with messages, completion and weight. Raises :class:`UsageError` with the first bad line."""
+    from curation import formats
+
+    rows = []
+    for batch in formats.read(path, mapping=formats.Mapping()):
+        if batch.bad:
+            bad = batch.bad[0]
+            raise UsageError(
+                bad.message, where=f"{path}:{bad.line}", next="Mend the line, or ingest the file"
+            )
+        rows += [
+            {
+                "messages": row.messages,
+                "prompt": records.prompt_text(row.messages),
+                "completion": row.completion,
+                "text": records.prompt_text(row.messages) if row.completion is None else None,
+            }
+            for row in batch.rows
+        ]
+    return rows
+
+
+def find_adapter(session: Session, wanted: str) -> Path:
+    """The folder of an adapter: a path, or the beginning of a digest in the workspace."""
+    if Path(wanted).is_dir():
+        return Path(wanted)
+    try:
+        with session.workspace() as opened:
+            found = {a.digest: opened.store.root / a.path for a in opened.ledger.adapters()}
+    except TilthError as error:
+        raise UsageError("no such folder, and no workspace to look in", where=wanted) from error
+    matches = [path for name, path in found.items() if name.startswith(wanted)]
+    if len(matches) != 1:
+        raise UsageError(
+            f"{len(matches)} adapters are named {wanted!r}",
+            where="--adapter",
+            next="Name a folder, or more of it",
+        )
+    return matches[0]
+
+
+def generate(folder: Path, prompt: str, data: Path | None, out: Path | None, limit: int) -> dict[str, Any]:
+    """Answers to one prompt, or to every row of a file."""
+    from training.score import generate as answer
+
+    if data is None:
+        made = answer(folder, [records.user_message(prompt)], max_new_tokens=limit)[0]
+        return {"text": made.text, "tokens": made.tokens}
+    rows = _rows(data)
+    made = answer(folder, [row["messages"] for row in rows], max_new_tokens=limit)
+    lines = [
+        records.canonical_json({"prompt": row["prompt"], "completion": a.text})
+        for row, a in zip(rows, made, strict=True)
+    ]
+    _write(out, lines)
+    return {"rows": len(lines), "tokens": sum(a.tokens for a in made), "out": str(out or "-")}
+
+
+def _write(out: Path | None, lines: Sequence[bytes]) -> None:
+    from curation.artifacts import write_atomic
+
+    body = b"".join(line + b"\n" for line in lines)
+    if out is None or str(out) == "-":
+        os.write(1, body)
+    else:
+        write_atomic(out, body)
+
+
+def evaluate_file(
+    session: Session,
+    data: Path,
+    adapter: str,
+    predictions: str,
+    metrics: Sequence[str],
+    slices: Sequence[str],
+    closed: bool,
+    out: Path | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Measure an adapter or a field of predictions on a file of prompts with references."""
+    from curation import formats
+    from training import evaluate
+    from training.score import predict
+
+    if bool(adapter) == bool(predictions):
+        raise UsageError("name either --adapter DIR or --predictions FIELD", where="tilth evaluate")
+    objects = [row for _, row in formats.read_objects(data)]
+    references = [_references(row, i) for i, row in enumerate(objects)]
+    if predictions:
+        answers = [_field(row, predictions, i) for i, row in enumerate(objects)]
+    else:
+        prompts = [
+            row.get("messages") or records.user_message(_field(row, "prompt", i))
+            for i, row in enumerate(objects)
+        ]
+        classes = sorted({text for row in references for text in row}) if closed else None
+        progress("answering", 0, len(prompts))
+        answers = predict(find_adapter(session, adapter), prompts, classes=classes)
+    parts = {name: [None if row.get(name) is None else str(row[name]) for row in objects] for name in slices}
+    if out is not None:
+        table = evaluate.row_scores(answers, references, metrics)
+        _write(out, [records.canonical_json(row) for row in table.to_pylist()])
+    return evaluate.evaluate(answers, references, metrics, parts)
+
+
+def _references(row: Mapping[str, Any], index: int) -> list[str]:
+    many = row.get("references")
+    if isinstance(many, list) and many:
+        return [str(text) for text in many]
+    return [_field(row, "completion", index)]
+
+
+def _field(row: Mapping[str, Any], name: str, index: int) -> str:
+    if row.get(name) is None:
+        raise UsageError(
+            f"there is no {name!r}", where=f"row {index}", next=f"Known fields: {', '.join(map(str, row))}"
+        )
+    return str(row[name])

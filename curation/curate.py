@@ -1,0 +1,352 @@
+"""The cleaning stages, in their order, over a workspace: exact duplicates, scrubbing, near-duplicates, conflicts,
+quality, leaks. Each writes Decisions and the coverage that proves what it has seen.
+
+Exact duplicates are found on the raw view; everything after sees only the scrubbed one. A row stage runs over what it
+has not seen; a set stage runs over everything as soon as anything is new, and takes back what no longer holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curation import dedup, leakage, pii, quality, records
+from curation.config import settings
+from curation.errors import GateRefused
+from curation.question import is_closed
+from curation.workspace import Progress, Workspace, silent, view
+
+STAGES = ("exact", "scrub", "near", "conflict", "quality", "leak", "consensus")
+BLOCKING = ("drop", "hold", "quarantine")
+ALL_KINDS = frozenset(records.AUTHOR_KINDS)
+SCAN_PAGE = 5_000
+# What a curator's acceptance may override. A leak, an exact copy and unscanned text stay out whoever asks.
+OVERRIDABLE = frozenset({"near", "conflict", "quality", "consensus"})
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rule digest of every stage. Each covers what came before it, so a changed rule re-runs what it affects."""
+
+    workspace: Workspace = field(repr=False)
+
+    def _digest(self, stage: str, **parts: Any) -> str:
+        return records.digest(records.canonical_json({"stage": stage, **parts}))
+
+    @cached_property
+    def scrubbing(self) -> pii.ScrubRule:
+        """How personal data is scanned for and replaced."""
+        config = self.workspace.config
+        return pii.ScrubRule(
+            layers=config.pii.layers, mode=config.pii.mode, languages=config.workspace.languages
+        )
+
+    @cached_property
+    def duplicates(self) -> dedup.DuplicateRule:
+        """What counts as a near-duplicate."""
+        section = self.workspace.config.dedup
+        return dedup.DuplicateRule(
+            threshold=section.threshold, shingle=section.shingle, fields=tuple(section.fields)
+        )
+
+    @cached_property
+    def exact(self) -> str:
+        return self._digest("exact", version=1)
+
+    @cached_property
+    def scrub(self) -> str:
+        # The key is part of the rule: under another key every alias is another one.
+        return self._digest("scrub", rule=self.scrubbing.digest(), key=records.digest(self.workspace.key))
+
+    @cached_property
+    def near(self) -> str:
+        plain = settings(self.workspace.config)["dedup"]
+        return self._digest("near", rule=plain, exact=self.exact, scrub=self.scrub)
+
+    @cached_property
+    def conflict(self) -> str:
+        return self._digest("conflict", near=self.near)
+
+    @cached_property
+    def filters(self) -> quality.QualityRule:
+        """What counts as poor quality; a class is no free text, and a short one is no fault."""
+        return quality.QualityRule(free_text=not is_closed(self.workspace))
+
+    @cached_property
+    def overlaps(self) -> leakage.LeakageRule:
+        """What counts as a leak. Completions are compared where they are free text: classes repeat by nature."""
+        return leakage.LeakageRule(completions=not is_closed(self.workspace))
+
+    @cached_property
+    def quality(self) -> str:
+        return self._digest("quality", rule=self.filters.digest(), scrub=self.scrub)
+
+    @property
+    def leak(self) -> str:
+        items = self.workspace.ledger.eval_items()
+        reserved = records.digest(records.canonical_json(items.to_pydict()))
+        return self._digest("leak", rule=self.overlaps.digest(), scrub=self.scrub, reserved=reserved)
+
+    @cached_property
+    def consensus(self) -> str:
+        return self._digest("consensus", version=1)
+
+    def of(self, stage: str) -> str:
+        """The rule digest of ``stage``."""
+        return getattr(self, stage)
+
+
+@dataclass(frozen=True)
+class Curated:
+    """What one pass over the cleaning stages decided: rows by stage and action, and what ran."""
+
+    decided: dict[str, dict[str, int]]
+    ran: list[str]
+
+
+def curate(workspace: Workspace, *, progress: Progress = silent) -> Curated:
+    """Run every cleaning stage over what it has not seen yet. Nothing new means nothing to do."""
+    rules = Rules(workspace)
+    decided: dict[str, dict[str, int]] = {}
+    ran: list[str] = []
+    for stage, work in PIPELINE.items():
+        if workspace.ledger.gaps(stage, rules.of(stage)):
+            progress(stage, 0, None)
+            work(workspace, rules, progress)
+            ran.append(stage)
+        decided[stage] = tally(workspace, stage, rules.of(stage))
+    return Curated(decided, ran)
+
+
+def tally(workspace: Workspace, stage: str, rule: str) -> dict[str, int]:
+    """How many rows stand under each action of ``stage`` now; kept rows are not counted."""
+    actions = workspace.ledger.decisions(stage=stage, rule=rule)["action"]
+    return {item["values"].as_py(): item["counts"].as_py() for item in pc.value_counts(actions)}
+
+
+def _scrub(workspace: Workspace, rules: Rules, progress: Progress) -> None:
+    """Scan every record that has no scan, or has a completion that none has seen, and register the aliases."""
+    book = workspace.ledger
+    labels_hi = book.labels_seen()
+    scrubber = pii.Scrubber(rules.scrubbing, workspace.key, known=book.aliases())
+    gaps = book.gaps("scrub", rules.scrub)
+    seen: set[str] = set()
+    done = 0
+    for gap in (g for g in gaps if g.what == "record"):
+        for page in book.view_pages(scrub_rule=None, after=gap.lo, kinds=ALL_KINDS, size=SCAN_PAGE):
+            found = _scan(workspace, rules, scrubber, page.table)
+            book.decide("scrub", rules.scrub, found, covered=[("record", gap.lo, page.hi)], supersede=False)
+            seen.update(page.table["record"].to_pylist())
+            done += page.table.num_rows
+            progress("scrubbing", done, None)
+    for gap in (g for g in gaps if g.what == "label"):
+        _rescan(workspace, rules, scrubber, gap.lo, seen)
+    nothing = records.DECISIONS.empty_table()
+    book.decide("scrub", rules.scrub, nothing, covered=[("label", 0, labels_hi)], supersede=False)
+
+
+def _scan(workspace: Workspace, rules: Rules, scrubber: pii.Scrubber, rows: pa.Table) -> pa.Table:
+    found, aliases = pii.scrub_view(rows, scrubber)
+    workspace.ledger.add_aliases(aliases)
+    return found
+
+
+def _rescan(workspace: Workspace, rules: Rules, scrubber: pii.Scrubber, after: int, seen: set[str]) -> None:
+    """Scan the records that got a Label since they were scanned, whole: prompt and answers share their aliases."""
+    book = workspace.ledger
+    fresh: set[str] = set()
+    for page in book.label_pages(after=after, kinds=ALL_KINDS):
+        fresh.update(page["record"].to_pylist())
+    ids = sorted(fresh - seen)
+    for start in range(0, len(ids), SCAN_PAGE):
+        some = ids[start : start + SCAN_PAGE]
+        for page in book.view_pages(scrub_rule=None, records=some, kinds=ALL_KINDS):
+            found = _scan(workspace, rules, scrubber, page.table)
+            standing = book.decisions(stage="scrub", rule=rules.scrub, records=some)
+            book.decide("scrub", rules.scrub, changes(standing, found), covered=[], supersede=False)
+
+
+def _exact(workspace: Workspace, rules: Rules, progress: Progress) -> None:
+    def find(rows: pa.Table) -> pa.Table:
+        return dedup.exact_duplicates(rows, rank=_ranks(workspace, rows))
+
+    _decide_set(workspace, "exact", rules.exact, find, raw=True)
+
+
+def _near(workspace: Workspace, rules: Rules, progress: Progress) -> None:
+    def find(rows: pa.Table) -> pa.Table:
+        fresh = without(rows, blocked(workspace, rules, ("exact", "scrub")))
+        found, clusters = dedup.near_duplicates(fresh, rules.duplicates, rank=_ranks(workspace, fresh))
+        save_table(workspace, "clusters", rules.near, clusters)
+        return found
+
+    _decide_set(workspace, "near", rules.near, find)
+
+
+def _conflict(workspace: Workspace, rules: Rules, progress: Progress) -> None:
+    def find(rows: pa.Table) -> pa.Table:
+        fresh = without(rows, blocked(workspace, rules, ("exact", "scrub")))
+        return dedup.conflicts(fresh, rules.duplicates, closed=is_closed(workspace))
+
+    _decide_set(workspace, "conflict", rules.conflict, find)
+
+
+def _quality(workspace: Workspace, rules: Rules, progress: Progress) -> None:
+    def find(rows: pa.Table) -> pa.Table:
+        return quality.find_low_quality(rows, rules.filters)
+
+    _decide_set(workspace, "quality", rules.quality, find)
+
+
+def _leak(workspace: Workspace, rules: Rules, progress: Progress) -> None:
+    reserved = workspace.ledger.eval_items()["record"]
+
+    def find(rows: pa.Table) -> pa.Table:
+        held_out = pc.is_in(rows["record"], value_set=reserved.combine_chunks())
+        return leakage.find_leaks(rows.filter(pc.invert(held_out)), rows.filter(held_out), rules.overlaps)
+
+    _decide_set(workspace, "leak", rules.leak, find)
+
+
+PIPELINE: dict[str, Callable[[Workspace, Rules, Progress], None]] = {
+    "exact": _exact,
+    "scrub": _scrub,
+    "near": _near,
+    "conflict": _conflict,
+    "quality": _quality,
+    "leak": _leak,
+}
+
+
+def _decide_set(
+    workspace: Workspace,
+    stage: str,
+    rule: str,
+    find: Callable[[pa.Table], pa.Table],
+    *,
+    raw: bool = False,
+) -> None:
+    """Run a set stage over everything and write what changed: new decisions, and a keep for what no longer stands."""
+    book = workspace.ledger
+    covered = [("record", 0, book.records_seen()), ("label", 0, book.labels_seen())]
+    rows = view(workspace, rule=None if raw else Rules(workspace).scrub)
+    standing = book.decisions(stage=stage, rule=rule)
+    found = find(rows)
+    book.decide(stage, rule, changes(standing, found), covered=covered, supersede=False)
+
+
+def changes(standing: pa.Table, found: pa.Table) -> pa.Table:
+    """The decisions that bring a stage from ``standing`` to ``found``: what is new or different, and a ``keep`` for
+    every row that a decision stands on and none is found for."""
+
+    def key(row: dict[str, Any]) -> tuple[str, str | None]:
+        return row["record"], row["label"]
+
+    before = {key(row): row for row in standing.to_pylist() if row["action"] != "keep"}
+    after = {key(row): row for row in found.to_pylist()}
+    new = [
+        row
+        for at, row in after.items()
+        if at not in before
+        or any(before[at][name] != row[name] for name in ("action", "reason", "evidence", "output"))
+    ]
+    lifted = [
+        records.decision(record, "keep", "what spoke against it no longer holds", label=label)
+        for record, label in before
+        if (record, label) not in after
+    ]
+    return records.table([*new, *lifted], records.DECISIONS)
+
+
+def _ranks(workspace: Workspace, rows: pa.Table) -> dict[str, tuple[Any, ...]]:
+    """Which of several duplicates stays, lowest first: a reserved row, then the better trusted, then the older.
+
+    A reserved row must stay: dropped in favour of a row that the leak stage then drops, both would be lost.
+    """
+    reserved = set(workspace.ledger.eval_items()["record"].to_pylist())
+    standing = dedup.default_rank(dedup.rows_of(rows))
+    return {record: (record not in reserved, *rank) for record, rank in standing.items()}
+
+
+def blocked(workspace: Workspace, rules: Rules, stages: tuple[str, ...] = STAGES) -> set[str]:
+    """The records that a stage keeps out now, less those that a curator has let in; with those a curator rejected."""
+    out: set[str] = set()
+    accepted: set[str] = set()
+    for row in workspace.ledger.review_states().to_pylist():
+        if row["action"] == "reject":
+            out.add(row["record"])
+        elif row["action"] in ("accept", "edit"):
+            accepted.add(row["record"])
+    for stage in stages:
+        found = workspace.ledger.decisions(stage=stage, rule=rules.of(stage))
+        stopping = found.filter(pc.is_in(found["action"], value_set=pa.array(BLOCKING)))
+        stopped = set(stopping["record"].to_pylist())
+        out |= stopped - accepted if stage in OVERRIDABLE else stopped
+    return out
+
+
+def without(rows: pa.Table, ids: set[str]) -> pa.Table:
+    """The rows whose record is none of ``ids``, in their order."""
+    if not ids:
+        return rows
+    return rows.filter(pc.invert(pc.is_in(rows["record"], value_set=pa.array(ids, pa.string()))))
+
+
+def save_table(workspace: Workspace, kind: str, name: str, rows: pa.Table) -> str:
+    """Keep a large table as a Parquet artifact named by its rule and content; the ledger points at the newest."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "table.parquet"
+        pq.write_table(rows, path, compression="zstd")
+        artifact = records.digest(name + records.digest(path.read_bytes()))
+        if artifact not in workspace.store.list(kind):
+            workspace.store.put(kind, artifact, "table.parquet", path)
+            workspace.store.commit(kind, artifact, {"rule": name, "rows": rows.num_rows})
+    workspace.ledger.set_watermark(f"{kind}:{name}", artifact)
+    return artifact
+
+
+def load_table(workspace: Workspace, kind: str, name: str) -> pa.Table | None:
+    """The newest table kept under ``kind`` and ``name``, or ``None``."""
+    artifact = workspace.ledger.watermark(f"{kind}:{name}")
+    return None if artifact is None else load_artifact(workspace, kind, artifact)
+
+
+def load_artifact(workspace: Workspace, kind: str, artifact: str) -> pa.Table:
+    """The table of an artifact that :func:`save_table` kept."""
+    return pq.read_table(workspace.store.path(kind, artifact) / "table.parquet")
+
+
+def require_covered(workspace: Workspace, rules: Rules) -> None:
+    """Raise :class:`GateRefused` where a stage has not seen every row under its current rule."""
+    missing = [
+        stage for stage in STAGES if stage != "consensus" and workspace.ledger.gaps(stage, rules.of(stage))
+    ]
+    if missing:
+        raise GateRefused(
+            f"rows that {', '.join(missing)} has not seen under the current rule",
+            where="snapshot",
+            next="Run `tilth curate` first",
+        )
+
+
+def scrubbed_labels(
+    workspace: Workspace, rules: Rules, kinds: set[str], records: Sequence[str] | None = None
+) -> pa.Table:
+    """The ledger's Labels of these kinds with their text as scrubbing left it: columns of the ledger's LABELS."""
+    labels = workspace.ledger.labels(records=records, kinds=kinds)
+    found = workspace.ledger.decisions(stage="scrub", rule=rules.scrub)
+    rewritten = found.filter(pc.and_(pc.is_valid(found["label"]), pc.equal(found["action"], "rewrite")))
+    if not rewritten.num_rows or not labels.num_rows:
+        return labels
+    text = dict(zip(rewritten["label"].to_pylist(), rewritten["output"].to_pylist(), strict=True))
+    pairs = zip(labels["label"].to_pylist(), labels["body"].to_pylist(), strict=True)
+    bodies = pa.array([text.get(label, body) for label, body in pairs], pa.string())
+    return labels.set_column(labels.schema.get_field_index("body"), "body", bodies)

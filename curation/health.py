@@ -1,0 +1,105 @@
+"""What ``tilth doctor`` looks at: the machine, what is installed, the workspace, and where data may go.
+
+Every check says good, note or bad, and what to do about it. Nothing here repairs anything or speaks to a network.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from curation import config as configuration
+from curation.errors import TilthError
+from curation.ledger import choose_journal, network_filesystem
+from curation.workspace import KEY_FILE, open_workspace, safe_url
+
+EXTRAS = {
+    "pii": "presidio-analyzer",
+    "weak": "snorkel",
+    "labelstudio": "label-studio-sdk",
+    "train": "torch",
+    "review": "streamlit",
+    "postgres": "psycopg",
+}
+LITTLE_DISK = 2 << 30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: ``state`` is good, note or bad."""
+
+    name: str
+    state: str
+    detail: str
+
+
+def examine(root: Path, actor: str) -> list[Check]:
+    """Every check, in order; those of a workspace only where ``root`` is one."""
+    found = [*_machine(root), *_extras()]
+    if not (root / configuration.FILE).is_file():
+        return [*found, Check("workspace", "note", f"{root} is none; make one with: tilth init DIR")]
+    return [*found, *_workspace(root, actor)]
+
+
+def _machine(root: Path) -> Iterator[Check]:
+    fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    yield Check(
+        "python", "good" if fits else "bad", f"{platform.python_version()} (3.11 to 3.13 are supported)"
+    )
+    network = network_filesystem(root)
+    mode = choose_journal(sqlite3.sqlite_version_info, network)
+    where = ", on a network file system" if network else ""
+    yield Check("sqlite", "good", f"{sqlite3.sqlite_version}: journal mode {mode}{where}")
+    free = shutil.disk_usage(root if root.exists() else Path.cwd()).free
+    yield Check("disk", "good" if free > LITTLE_DISK else "note", f"{free / (1 << 30):.1f} GiB free")
+
+
+def _extras() -> Iterator[Check]:
+    for extra, package in EXTRAS.items():
+        try:
+            yield Check(f"[{extra}]", "good", f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            yield Check(f"[{extra}]", "note", f"{package} is not installed: pip install 'tilth[{extra}]'")
+
+
+def _workspace(root: Path, actor: str) -> Iterator[Check]:
+    try:
+        config = configuration.load(root)
+        yield Check("tilth.toml", "good", config.workspace.name)
+        with open_workspace(root, actor=actor) as opened:
+            yield Check("ledger", "good", f"{safe_url(opened.ledger.url)}, schema {opened.ledger.version}")
+            audit = opened.ledger.audit()
+            whole = f"{audit.transactions:,} transactions, {audit.rows:,} rows, unbroken"
+            yield Check(
+                "audit chain", "bad" if audit.problems else "good", "; ".join(audit.problems[:3]) or whole
+            )
+    except TilthError as error:
+        yield Check("workspace", "bad", str(error))
+        return
+    yield _key(root)
+    yield Check("pii layers", "good", f"{', '.join(config.pii.layers)}; mode {config.pii.mode}")
+    yield from _egress(config)
+
+
+def _key(root: Path) -> Check:
+    path = root / KEY_FILE
+    if not path.is_file():
+        return Check("pseudonym key", "bad", f"{path} is missing: put it back from your backup")
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077:
+        return Check("pseudonym key", "bad", f"{path} may be read by others ({mode:o}): chmod 600 it")
+    return Check("pseudonym key", "good", f"{path}, readable by its owner alone")
+
+
+def _egress(config: configuration.Config) -> Iterator[Check]:
+    """Every destination that data may leave to."""
+    listed = ", ".join(config.egress.allow) or "nowhere: [egress] allow is empty"
+    yield Check("data may leave to", "good" if not config.egress.allow else "note", listed)
+    if config.label_studio.url:
+        yield Check("label studio", "note", config.label_studio.url)

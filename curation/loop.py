@@ -1,0 +1,522 @@
+"""The loop: clean, choose, ask, agree, freeze, train, measure, and again. Every finished step is in the ledger, so a
+run that was killed goes on where it stopped and comes to the same snapshots.
+
+What trains and scores is handed in as a :class:`Learner`, who answers as an :class:`Annotator`: this module knows
+neither torch nor a server. A random twin learns from as many Labels as the strategy did, chosen at random, so that
+what the strategy saves is measured and not assumed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation import acquisition, records, snapshot
+from curation.assemble import Voices, arms, compose, freeze, one_per_record, reserved_records, vote
+from curation.curate import Rules, blocked, curate, load_artifact, load_table, save_table, without
+from curation.errors import UsageError
+from curation.ledger import Adapter, Question, SelectionItem, Showing
+from curation.question import current
+from curation.workspace import Progress, Workspace, silent, view
+
+MAIN, TWIN = "main", "random"
+RESERVED = "reserved:internal"
+# Scoring costs time for every record, and a sample of the pool holds about as good a batch as the whole.
+POOL_SAMPLE = 2_000
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An adapter that a learner made: its digest, its folder in the artifact store, and what training it cost."""
+
+    adapter: str
+    base: str
+    recipe: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    seconds: float
+    folder: str
+
+
+class Learner(Protocol):
+    """What trains, scores and measures. Everything it makes goes into the artifact store under its digest."""
+
+    def base(self, texts: Iterator[str], progress: Progress) -> str:
+        """Make or find the base model and return its name; ``texts`` are unlabelled, scrubbed prompts."""
+
+    def train(self, snapshot: str, *, base: str, progress: Progress) -> Trained:
+        """Train an adapter on a snapshot of the store."""
+
+    def score(self, adapter: str | None, base: str, rows: pa.Table, classes: Sequence[str]) -> pa.Table:
+        """SCORES of the rows of a VIEW; by the base alone where ``adapter`` is ``None``."""
+
+    def compare(
+        self, adapters: Mapping[str, str], rows: pa.Table, classes: Mapping[str, Sequence[str]], closed: bool
+    ) -> dict[str, Any]:
+        """``{"metric", "arms": {name: {"value", "ci95"}}, "difference": {"value", "ci95"} | None}`` on EXAMPLES."""
+
+
+class Annotator(Protocol):
+    """Who answers: people behind a channel, or a simulation."""
+
+    name: str
+    simulated: bool
+
+    def ask(self, workspace: Workspace, question: Question, showings: Sequence[Showing]) -> int:
+        """Bring the showings to the people, each exactly once however often this is called; how many are new."""
+
+    def collect(self, workspace: Workspace, question: Question) -> dict[str, int]:
+        """Fetch what they answered and write it to the ledger as Labels that cite their showings; counts of both."""
+
+    def waiting(self, workspace: Workspace, showings: Sequence[str]) -> int:
+        """How many of these showings nobody has answered or skipped yet."""
+
+    def where(self, workspace: Workspace) -> str:
+        """Where the people find their tasks."""
+
+
+@dataclass
+class Run:
+    """One loop over one workspace. ``name`` keys its steps in the ledger: the same name is the same run."""
+
+    workspace: Workspace
+    learner: Learner
+    annotator: Annotator
+    name: str
+    progress: Progress = silent
+    batch: int | None = None
+    strategy: str | None = None
+    clock: Callable[[], float] = field(default=time.monotonic, repr=False)
+
+    def once(self, round: int, step: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The output of a step: from the ledger if it was finished before, else worked out now and kept."""
+        known = self.workspace.ledger.step(self.name, round, step)
+        if known is not None:
+            return known
+        self.progress(f"round {round}: {step}", 0, None)
+        start = self.clock()
+        output = work()
+        output["seconds"] = round_seconds(self.clock() - start)
+        return self.workspace.ledger.finish_step(self.name, round, step, output)
+
+    @property
+    def rule(self) -> acquisition.AcquisitionRule:
+        """How the next batch is chosen."""
+        section = self.workspace.config.acquisition
+        return acquisition.AcquisitionRule(
+            strategy=self.strategy or section.strategy,
+            batch=self.batch or section.batch,
+            control_share=section.control_share,
+            blind_share=section.blind_share,
+            seed=section.seed,
+        )
+
+
+def round_seconds(seconds: float) -> float:
+    """Seconds to the tenth: more digits would only pretend."""
+    return round(seconds, 1)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The loop cannot go on before people have answered ``labels`` tasks of ``round``; they are at ``where``."""
+
+    round: int
+    labels: int
+    where: str
+
+
+def run(loop: Run, rounds: int) -> dict[str, Any]:
+    """Go on until ``rounds`` rounds are done or people must answer; the result is what ``tilth run`` prints.
+
+    Raises :class:`UsageError` where there is nothing to ask about.
+    """
+    start = loop.clock()
+    done: list[dict[str, Any]] = []
+    waiting: Waiting | None = None
+    for number in range(1, rounds + 1):
+        outcome = _round(loop, number)
+        if isinstance(outcome, Waiting):
+            waiting = outcome
+            break
+        done.append(outcome)
+        if outcome["pool_left"] == 0:
+            break
+    result: dict[str, Any] = {
+        "rounds": done,
+        "metric_name": done[-1]["metric_name"] if done else None,
+        "annotator": loop.annotator.name,
+        "seconds": round_seconds(loop.clock() - start),
+    }
+    if waiting:
+        result["waiting_for"] = {"round": waiting.round, "labels": waiting.labels, "where": waiting.where}
+    return result
+
+
+def _round(loop: Run, number: int) -> dict[str, Any] | Waiting:
+    """One round, step by step. Each step's output is all that the next ones need."""
+    loop.once(number, "clean", lambda: _clean(loop))
+    base = loop.once(1, "base", lambda: _base(loop))["base"]
+    loop.once(number, "vote", lambda: vote(loop.workspace, progress=loop.progress) or {})
+    previous = _adapters(loop, number - 1).get(MAIN)
+    scores = loop.once(number, "score", lambda: _score(loop, number, previous, base))["scores"]
+    chosen = loop.once(number, "select", lambda: _select(loop, number, scores, previous))
+    loop.once(number, "ask", lambda: _ask(loop, chosen))
+    waiting = _collect(loop, number, chosen)
+    if waiting:
+        return waiting
+    loop.once(number, "clean answers", lambda: curate(loop.workspace, progress=loop.progress).decided)
+    frozen = loop.once(number, "freeze", lambda: _freeze(loop, number))
+    trained = loop.once(number, "train", lambda: _train(loop, frozen, base))
+    measured = loop.once(number, "measure", lambda: _measure(loop, frozen, trained))
+    return _report(number, chosen, frozen, trained, measured)
+
+
+def _clean(loop: Run) -> dict[str, Any]:
+    """Clean, reserve what evaluation needs, and clean again: what leaks into the reserved rows must go."""
+    curate(loop.workspace, progress=loop.progress)
+    reserve(loop.workspace)
+    return curate(loop.workspace, progress=loop.progress).decided
+
+
+def reserve(workspace: Workspace) -> int:
+    """Set evaluation rows aside, before functions or acquisition see anything; once, then they are sticky.
+
+    Rows whose answer is known (gold or reference) are reserved where there are any, else rows that people will be
+    asked about blind. A group stays on one side. Returns how many rows are reserved.
+    """
+    book, section = workspace.ledger, workspace.config.evaluation
+    if book.watermark(RESERVED) or not (section.test_share or section.dev_share):
+        return book.eval_items().num_rows
+    rules = Rules(workspace)
+    out = blocked(workspace, rules) | reserved_records(workspace)
+    rows = without(view(workspace, rule=rules.scrub, kinds=_KNOWN | {"candidate"}), out)
+    known = rows.filter(pc.is_in(rows["trust"], value_set=pa.array(sorted(_KNOWN))))
+    table = one_per_record(known if known.num_rows else rows)
+    total = max(table.num_rows, 1)
+    stratify = current(workspace).kind == "class" and known.num_rows > 0
+    found = snapshot.reserve(
+        _reservable(workspace, rules, table, stratify),
+        {"dev": section.dev_share, "test": min(section.test_share, section.max_rows / total)},
+        workspace.config.train.seed,
+        stratify=stratify,
+    )
+    if "test" not in (*found.assigned.values(), *book.eval_items()["role"].to_pylist()):
+        raise UsageError(
+            f"no row can be reserved for evaluation from {table.num_rows} records",
+            where=str(workspace.root),
+            next="Ingest more rows, or raise evaluation.test_share",
+        )
+    digest = book.reserve("internal", sorted(found.assigned.items()))
+    book.set_watermark(RESERVED, digest)
+    return len(found.assigned)
+
+
+def _reservable(workspace: Workspace, rules: Rules, rows: pa.Table, stratify: bool) -> pa.Table:
+    """What reserving looks at: records with their group, cluster, and (to stratify by) answer."""
+    clusters = load_table(workspace, "clusters", rules.near)
+    cluster_of = (
+        dict(zip(*(clusters[c].to_pylist() for c in ("record", "cluster")), strict=True)) if clusters else {}
+    )
+    ids = rows["record"].to_pylist()
+    columns = {
+        "record": ids,
+        "group": rows["group"],
+        "cluster": pa.array([cluster_of.get(i) for i in ids], pa.string()),
+    }
+    return pa.table(columns | ({"label": rows["completion"]} if stratify else {}))
+
+
+_KNOWN = {"gold", "reference"}
+
+
+def _base(loop: Run) -> dict[str, Any]:
+    """The base model, made of unlabelled prompts where the configuration says ``bundled``; never of reserved rows."""
+    reserved = reserved_records(loop.workspace)
+
+    def texts() -> Iterator[str]:
+        for page in loop.workspace.ledger.view_pages(scrub_rule=Rules(loop.workspace).scrub):
+            yield from one_per_record(without(page.table, reserved))["prompt"].to_pylist()
+        yield from (passage.body for passage in loop.workspace.ledger.passages())
+
+    return {"base": loop.learner.base(texts(), loop.progress)}
+
+
+def _adapters(loop: Run, number: int) -> dict[str, str]:
+    known = loop.workspace.ledger.step(loop.name, number, "train") if number else None
+    return known["adapters"] if known else {}
+
+
+def pool(loop: Run) -> pa.Table:
+    """Every record that people may be asked about now: not reserved, not kept out, one row each."""
+    workspace = loop.workspace
+    rules = Rules(workspace)
+    out = blocked(workspace, rules) | reserved_records(workspace)
+    rows = one_per_record(without(view(workspace, rule=rules.scrub), out))
+    if loop.annotator.simulated:
+        answerable = workspace.ledger.labels(kinds=_KNOWN | {"candidate"})["record"].combine_chunks()
+        rows = rows.filter(pc.is_in(rows["record"], value_set=answerable))
+    return rows
+
+
+def asked(loop: Run, arm: str) -> set[str]:
+    """The records that earlier rounds of this run chose, for the strategy or for its random twin."""
+    return {
+        item.record
+        for selection in loop.workspace.ledger.selections()
+        if selection.run == loop.name and (selection.strategy == TWIN) == (arm == TWIN)
+        for item in selection.items
+    }
+
+
+def _score(loop: Run, number: int, adapter: str | None, base: str) -> dict[str, Any]:
+    """Scores of a sample of the pool under the latest adapter; before there is one, under the base."""
+    rows = without(pool(loop), asked(loop, MAIN))
+    if not rows.num_rows:
+        return {"scores": None}
+    keys = pa.array([records.digest(f"{number}\0{record}") for record in rows["record"].to_pylist()])
+    sample = rows.take(pc.sort_indices(keys)[:POOL_SAMPLE])
+    question = current(loop.workspace)
+    scores = loop.learner.score(adapter, base, sample, question.classes if question.kind == "class" else ())
+    return {"scores": save_table(loop.workspace, "scores", f"{loop.name}-{number}-{adapter or base}", scores)}
+
+
+def _select(loop: Run, number: int, scores: str | None, adapter: str | None) -> dict[str, Any]:
+    """The round's batch; in a simulation also the twin's, drawn at random from all that the twin has not seen."""
+    rows = pool(loop)
+    chosen = {MAIN: _choose(loop, number, rows, scores, loop.rule, adapter)}
+    if loop.annotator.simulated:
+        rule = acquisition.AcquisitionRule(
+            strategy="random", batch=loop.rule.batch, control_share=0.0, seed=number
+        )
+        chosen[TWIN] = _choose(loop, number, rows, None, rule, None, arm=TWIN)
+    left = rows.num_rows - len(asked(loop, MAIN) & set(rows["record"].to_pylist()))
+    return {"selections": chosen, "pool_left": left}
+
+
+def _choose(
+    loop: Run,
+    number: int,
+    rows: pa.Table,
+    scores: str | None,
+    rule: acquisition.AcquisitionRule,
+    adapter: str | None,
+    *,
+    arm: str = MAIN,
+) -> str:
+    """Pick a batch and write down what was picked, why, and what each annotator will see of it."""
+    table = load_artifact(loop.workspace, "scores", scores) if scores else None
+    picked = acquisition.select(table, rows, rule, exclude=asked(loop, arm))
+    if not picked:
+        raise UsageError(
+            "no record is left to ask about", where=str(loop.workspace.root), next="Ingest more rows"
+        )
+    selection = loop.workspace.ledger.add_selection(
+        round=number,
+        run=loop.name,
+        strategy=TWIN if arm == TWIN else rule.strategy,
+        adapter=adapter,
+        items=tuple(SelectionItem(p.record, TWIN if arm == TWIN else p.arm, p.reason) for p in picked),
+    )
+    suggestions = _suggestions(table) if adapter else {}
+    _show(loop, selection, rows, picked, suggestions, adapter)
+    return selection
+
+
+def _suggestions(scores: pa.Table | None) -> dict[str, str]:
+    if scores is None:
+        return {}
+    return dict(zip(scores["record"].to_pylist(), scores["completion"].to_pylist(), strict=True))
+
+
+def _show(
+    loop: Run,
+    selection: str,
+    rows: pa.Table,
+    picked: Sequence[acquisition.Picked],
+    suggestions: Mapping[str, str],
+    adapter: str | None,
+) -> None:
+    """One Showing per record and annotator: the model's suggestion, else the source's draft, unless it is blind."""
+    question = current(loop.workspace)
+    columns = ("record", "messages", "completion", "trust")
+    seen = {row[0]: row[1:] for row in zip(*(rows[name].to_pylist() for name in columns), strict=True)}
+    showings = []
+    for pick in picked:
+        messages, draft, trust = seen[pick.record]
+        text, by = suggestions.get(pick.record), adapter
+        if text is None and trust == "candidate":
+            text, by = draft, "source"
+        for place in range(loop.workspace.config.the_question[1].annotators_per_record):
+            showings.append(
+                Showing(
+                    record=pick.record,
+                    question=question.name,
+                    question_version=question.version,
+                    view=records.digest(records.canonical_json(messages)),
+                    suggestion=None if pick.blind else text,
+                    suggestion_by=None if pick.blind or text is None else by,
+                    blind=pick.blind,
+                    selection=selection,
+                    annotator=str(place),
+                )
+            )
+    loop.workspace.ledger.add_showings(showings)
+
+
+def _showings(loop: Run, chosen: Mapping[str, Any]) -> list[Showing]:
+    wanted = set(chosen["selections"].values())
+    return [showing for showing in loop.workspace.ledger.showings() if showing.selection in wanted]
+
+
+def _ask(loop: Run, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    showings = _showings(loop, chosen)
+    return {"asked": loop.annotator.ask(loop.workspace, current(loop.workspace), showings)}
+
+
+def _collect(loop: Run, number: int, chosen: Mapping[str, Any]) -> Waiting | None:
+    """Fetch answers until none is missing; a step only once all are in, so that the next call asks again."""
+    if loop.workspace.ledger.step(loop.name, number, "answers") is not None:
+        return None
+    loop.progress(f"round {number}: answers", 0, None)
+    loop.annotator.collect(loop.workspace, current(loop.workspace))
+    open_tasks = loop.annotator.waiting(loop.workspace, [s.id for s in _showings(loop, chosen)])
+    if open_tasks:
+        return Waiting(number, open_tasks, loop.annotator.where(loop.workspace))
+    loop.once(number, "answers", dict)
+    return None
+
+
+def _voices(loop: Run, arm: str) -> Voices:
+    """Whose Labels an arm learns from. In a simulation the twin has annotators of its own, whom the strategy ignores.
+
+    With real people the twin learns from the control arm of every batch so far.
+    """
+    workspace = loop.workspace
+    if loop.annotator.simulated:
+        twins = frozenset(a.id for a in workspace.ledger.authors() if a.kind == f"simulated-{TWIN}")
+        only = twins if arm == TWIN else frozenset()
+        return Voices(only=only, silent=twins if arm == MAIN else frozenset(), sources=False)
+    if arm == MAIN:
+        return Voices()
+    control = frozenset(record for record, (which, _) in arms(workspace).items() if which == "control")
+    return Voices(records=control)
+
+
+def _freeze(loop: Run, number: int) -> dict[str, Any]:
+    """A snapshot for the strategy, and one for its random twin where anybody has answered for it."""
+    snapshots, rows = {}, {}
+    for arm in (MAIN, TWIN):
+        composed = compose(loop.workspace, _voices(loop, arm), progress=loop.progress)
+        trainable = composed.count("train")
+        if arm == TWIN and not trainable:
+            continue
+        frozen = freeze(loop.workspace, composed, label=arm, round=number)
+        snapshots[arm], rows[arm] = frozen.name, trainable
+    return {"snapshots": snapshots, "rows": rows, "labels": _answers(loop, MAIN)}
+
+
+def _answers(loop: Run, arm: str) -> int:
+    """How many of people's Labels an arm has learned from so far."""
+    voices = _voices(loop, arm)
+    authors = loop.workspace.ledger.labels(kinds={"person"})["author"].to_pylist()
+    return sum(voices.hears(author) for author in authors)
+
+
+def _train(loop: Run, frozen: Mapping[str, Any], base: str) -> dict[str, Any]:
+    """One adapter per snapshot, each from the base, so that the order of rounds leaves no trace in the weights."""
+    adapters, seconds = {}, {}
+    for arm, name in frozen["snapshots"].items():
+        made = loop.learner.train(name, base=base, progress=loop.progress)
+        loop.workspace.ledger.add_adapter(
+            Adapter(made.adapter, name, made.base, made.recipe, made.metrics, made.folder, arm)
+        )
+        adapters[arm], seconds[arm] = made.adapter, round_seconds(made.seconds)
+    return {"adapters": adapters, "training_seconds": seconds}
+
+
+def _measure(loop: Run, frozen: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Both adapters on the reserved test rows, which neither has seen, and the paired difference between them."""
+    closed = current(loop.workspace).kind == "class"
+    rows = snapshot.load(loop.workspace.store, frozen["snapshots"][MAIN], split="test")
+    if not rows.num_rows:
+        raise UsageError(
+            "no test row has an answer to measure against",
+            where=f"snapshot {frozen['snapshots'][MAIN][:12]}",
+            next="Ingest gold or reference answers, or label the reserved rows",
+        )
+    classes = {}
+    for arm, name in frozen["snapshots"].items():
+        known = snapshot.load(loop.workspace.store, name, split="train")["completion"].to_pylist()
+        classes[arm] = sorted(set(known)) if closed else []
+    return loop.learner.compare(trained["adapters"], rows, classes, closed)
+
+
+def _report(
+    number: int,
+    chosen: Mapping[str, Any],
+    frozen: Mapping[str, Any],
+    trained: Mapping[str, Any],
+    measured: Mapping[str, Any],
+) -> dict[str, Any]:
+    arms = measured["arms"]
+    twin = arms.get(TWIN, {"value": None, "ci95": None})
+    return {
+        "round": number,
+        "labels": frozen["labels"],
+        "metric": arms[MAIN]["value"],
+        "metric_ci95": arms[MAIN]["ci95"],
+        "random_metric": twin["value"],
+        "random_ci95": twin["ci95"],
+        "difference": measured.get("difference"),
+        "snapshot": frozen["snapshots"][MAIN],
+        "adapter": trained["adapters"][MAIN],
+        "random_snapshot": frozen["snapshots"].get(TWIN),
+        "random_adapter": trained["adapters"].get(TWIN),
+        "rows": frozen["rows"],
+        "training_seconds": trained["training_seconds"],
+        "metric_name": measured["metric"],
+        "test_rows": measured["rows"],
+        "pool_left": chosen["pool_left"],
+    }
+
+
+def estimate(workspace: Workspace, rounds: int, batch: int | None = None) -> dict[str, Any]:
+    """What a run would cost before it is started: Labels that people must give, and models that are trained."""
+    size = batch or workspace.config.acquisition.batch
+    per_record = workspace.config.the_question[1].annotators_per_record
+    return {
+        "rounds": rounds,
+        "labels": rounds * size * per_record,
+        "labels_at_random": round(rounds * size * per_record * workspace.config.acquisition.control_share),
+        "adapters_trained": 2 * rounds,
+        "records": workspace.ledger.counts()["records"],
+    }
+
+
+def reports(workspace: Workspace, name: str) -> list[dict[str, Any]]:
+    """The finished rounds of a run, as :func:`run` reported them; none where it has finished none."""
+    found = []
+    for number in range(1, 1 + max((step[1] for step in workspace.ledger.steps(name)), default=0)):
+        parts = [
+            workspace.ledger.step(name, number, step) for step in ("select", "freeze", "train", "measure")
+        ]
+        if all(part is not None for part in parts):
+            found.append(_report(number, *parts))
+    return found
+
+
+def preview(loop: Run) -> list[dict[str, Any]]:
+    """What the next round would ask about and why, without writing anything but scores."""
+    workspace = loop.workspace
+    number = 1 + len(reports(workspace, loop.name))
+    adapter = _adapters(loop, number - 1).get(MAIN)
+    base = _base(loop)["base"]
+    scores = _score(loop, number, adapter, base)["scores"]
+    table = load_artifact(workspace, "scores", scores) if scores else None
+    picked = acquisition.select(table, pool(loop), loop.rule, exclude=asked(loop, MAIN))
+    return [{"record": p.record, "arm": p.arm, "blind": p.blind, "reason": p.reason} for p in picked]

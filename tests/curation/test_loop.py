@@ -1,0 +1,265 @@
+"""The loop: what a round does, what a kill leaves, and what people are waited for."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation import loop, people, workspace
+from curation.errors import UsageError
+from curation.formats import Mapping
+from curation.loop import Run, run
+from curation.people import Simulated
+from curation.workspace import init, open_workspace
+from tests.curation.toys import CLASSES, ToyLearner, inquiries, write_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make(folder: Path, rows: list[dict[str, str]], gold: bool = True, **settings: str) -> Path:
+    init(folder, actor="ana", name="desk")
+    text = (folder / "tilth.toml").read_text()
+    for old, new in {"batch = 50": "batch = 20", **settings}.items():
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "tilth.toml").write_text(text)
+    path = write_rows(folder / "rows.jsonl", rows)
+    with open_workspace(folder, actor="ana") as opened:
+        workspace.ingest(opened, path, mapping=Mapping(id="id", gold="gold" if gold else None))
+    return folder
+
+
+def play(folder: Path, rounds: int, annotator: Any = None) -> tuple[dict[str, Any], ToyLearner]:
+    with open_workspace(folder, actor="ana") as opened:
+        learner = ToyLearner(opened)
+        who = annotator or Simulated()
+        return run(Run(opened, learner, who, who.name), rounds), learner
+
+
+def test_a_simulated_run_ends_with_snapshots_adapters_and_a_metric_that_rises(tmp_path: Path) -> None:
+    result, _ = play(make(tmp_path / "w", inquiries(400)), 3)
+    rounds = result["rounds"]
+    assert [r["labels"] for r in rounds] == [20, 40, 60]
+    assert rounds[-1]["metric"] > rounds[0]["metric"] > 0.25
+    assert all(r["random_metric"] is not None and len(r["snapshot"]) == 64 for r in rounds)
+    assert result["metric_name"] == "accuracy"
+    assert result["annotator"] == "simulated"
+
+
+def test_both_arms_learn_from_equally_many_labels_and_never_from_each_other(tmp_path: Path) -> None:
+    from curation import snapshot
+
+    folder = make(tmp_path / "w", inquiries(300))
+    result, _ = play(folder, 2)
+    with open_workspace(folder, actor="ana") as opened:
+        authors = {a.id: a.kind for a in opened.ledger.authors()}
+        for name, kind in (("snapshot", "simulated"), ("random_snapshot", "simulated-random")):
+            rows = snapshot.load(opened.store, result["rounds"][-1][name], split="train").to_pylist()
+            assert {authors[a] for row in rows for a in row["authors"]} == {kind}
+            assert len(rows) == 40
+
+
+def test_test_rows_are_never_trained_on_nor_asked_about(tmp_path: Path) -> None:
+    from curation import snapshot
+
+    folder = make(tmp_path / "w", inquiries(300))
+    result, _ = play(folder, 2)
+    with open_workspace(folder, actor="ana") as opened:
+        reserved = set(opened.ledger.eval_items()["record"].to_pylist())
+        asked = {item.record for s in opened.ledger.selections() for item in s.items}
+        trained = set(
+            snapshot.load(opened.store, result["rounds"][-1]["snapshot"], split="train")["record"].to_pylist()
+        )
+    assert reserved
+    assert not reserved & (asked | trained)
+
+
+def test_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
+    folder = make(tmp_path / "w", inquiries(300))
+    first, learner = play(folder, 2)
+    again, idle = play(folder, 2)
+    assert (learner.trainings, idle.trainings) == (4, 0)
+    assert [r["snapshot"] for r in again["rounds"]] == [r["snapshot"] for r in first["rounds"]]
+
+
+def test_a_run_with_more_rounds_goes_on_from_the_last(tmp_path: Path) -> None:
+    folder = make(tmp_path / "w", inquiries(300))
+    first, _ = play(folder, 1)
+    more, learner = play(folder, 2)
+    assert more["rounds"][0]["snapshot"] == first["rounds"][0]["snapshot"]
+    assert learner.trainings == 2
+
+
+CHILD = """
+    import os, signal, sys
+    from pathlib import Path
+    from curation.loop import Run, run
+    from curation.people import Simulated
+    from curation.workspace import open_workspace
+    from curation.ledger import store
+    from tests.curation.toys import ToyLearner
+
+    folder, stop = Path(sys.argv[1]), int(sys.argv[2])
+    commit, count = store.commit, 0
+
+    def counted(connection, busy):
+        global count
+        count += 1
+        if count == stop and sys.argv[3] == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        commit(connection, busy)
+        if count == stop:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    store.commit = counted
+    with open_workspace(folder, actor="ana") as opened:
+        run(Run(opened, ToyLearner(opened), Simulated(), "simulated"), 2)
+    print(count)
+"""
+
+
+def killed_at(folder: Path, commit: int, when: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(folder), str(commit), when]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def kills(total: int, slow: bool) -> list[tuple[int, str]]:
+    if slow:
+        return [(point, when) for point in range(1, total + 1) for when in ("before", "after")]
+    return [(total // 4, "before"), (total // 2, "after"), (3 * total // 4, "before"), (total - 1, "after")]
+
+
+def check_kills(tmp_path: Path, slow: bool) -> None:
+    """The same names whatever commit a kill falls on, and nothing asked twice."""
+    rows = inquiries(160)
+    whole = make(tmp_path / "whole", rows)
+    total = int(killed_at(whole, 10**9, "after").stdout)
+    expected, _ = play(whole, 2)
+    for point, when in kills(total, slow):
+        folder = make(tmp_path / f"{point}-{when}", rows)
+        died = killed_at(folder, point, when)
+        assert died.returncode == -signal.SIGKILL, died.stderr
+        result, _ = play(folder, 2)
+        assert [r["snapshot"] for r in result["rounds"]] == [r["snapshot"] for r in expected["rounds"]], (
+            point,
+            when,
+        )
+        with open_workspace(folder, actor="ana") as opened:
+            showings = [(s.record, s.selection) for s in opened.ledger.showings()]
+            labels = opened.ledger.labels(kinds={"person"})["showing"].to_pylist()
+        assert len(showings) == len(set(showings))
+        assert len(labels) == len(set(labels))
+
+
+def test_a_run_killed_at_a_commit_comes_to_the_same_snapshots(tmp_path: Path) -> None:
+    check_kills(tmp_path, slow=False)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_every_commit_comes_to_the_same_snapshots(tmp_path: Path) -> None:
+    check_kills(tmp_path, slow=True)
+
+
+def test_the_kill_check_sees_a_batch_that_depends_on_chance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: with a seed from the clock, an interrupted run cannot come to the same names."""
+    rows = inquiries(160)
+    first, _ = play(make(tmp_path / "a", rows), 1)
+    monkeypatch.setattr(
+        loop.Run, "rule", property(lambda self: loop.acquisition.AcquisitionRule(batch=20, seed=os.getpid()))
+    )
+    second, _ = play(make(tmp_path / "b", rows), 1)
+    assert first["rounds"][0]["snapshot"] != second["rounds"][0]["snapshot"]
+
+
+def fill(folder: Path, gold: dict[str, str], some: int | None = None) -> None:
+    """What an expert does with the form: an answer in every row, or in the first few."""
+    path = folder / people.TASKS_FILE
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for i, row in enumerate(rows):
+        if not row["answer"] and (some is None or i < some):
+            row["answer"], row["annotator"] = gold[row["prompt"]], "expert"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def with_references(folder: Path, rows: list[dict[str, str]]) -> Path:
+    """A workspace whose people are asked about unlabelled rows, and measured on an evaluation set with answers."""
+    classes = ", ".join(f'"{name}"' for name in CLASSES)
+    made = make(folder, rows, gold=False, **{'kind = "auto"': f'kind = "class"\nclasses = [{classes}]'})
+    held = write_rows(
+        folder / "held.jsonl", [{**row, "completion": row["gold"]} for row in inquiries(60, seed=9)]
+    )
+    with open_workspace(made, actor="ana") as opened:
+        workspace.ingest(opened, held, mapping=Mapping(id="id"), trust="gold", source="held", eval_set="held")
+    return made
+
+
+def test_a_run_with_people_waits_for_their_answers_and_goes_on(tmp_path: Path) -> None:
+    rows = inquiries(200)
+    folder = with_references(tmp_path / "w", [{k: v for k, v in row.items() if k != "gold"} for row in rows])
+    gold = {row["prompt"]: row["gold"] for row in rows}
+    first, _ = play(folder, 1, people.files())
+    assert first["rounds"] == []
+    assert first["waiting_for"]["labels"] == 20
+    fill(folder, gold, some=5)
+    second, _ = play(folder, 1, people.files())
+    assert second["waiting_for"]["labels"] == 15
+    fill(folder, gold)
+    third, _ = play(folder, 1, people.files())
+    assert "waiting_for" not in third
+    assert third["rounds"][0]["labels"] == 20
+    assert third["rounds"][0]["metric"] > 0.25
+
+
+def test_tasks_are_pushed_once_however_often_the_run_is_started(tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if k != "gold"} for row in inquiries(120)]
+    folder = with_references(tmp_path / "w", rows)
+    for _ in range(3):
+        play(folder, 1, people.files())
+    with (folder / people.TASKS_FILE).open(newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 20
+
+
+def test_a_blind_task_shows_no_suggestion(tmp_path: Path) -> None:
+    folder = make(tmp_path / "w", inquiries(200), **{"blind_share = 0.1": "blind_share = 0.5"})
+    play(folder, 2)
+    with open_workspace(folder, actor="ana") as opened:
+        second = {s.id for s in opened.ledger.selections() if s.round == 2}
+        showings = [s for s in opened.ledger.showings() if s.selection in second and not s.blind]
+        blind = [s for s in opened.ledger.showings() if s.blind]
+    assert blind
+    assert all(s.suggestion is None and s.suggestion_by is None for s in blind)
+    assert any(s.suggestion for s in showings)
+
+
+def test_a_pool_smaller_than_the_batch_is_asked_about_whole(tmp_path: Path) -> None:
+    folder = make(tmp_path / "w", inquiries(40))
+    result, _ = play(folder, 5)
+    assert result["rounds"][-1]["pool_left"] == 0
+    assert len(result["rounds"]) < 5
+
+
+def test_an_empty_workspace_says_what_to_do(tmp_path: Path) -> None:
+    init(tmp_path / "w", actor="ana")
+    with pytest.raises(UsageError, match="Ingest more rows"):
+        play(tmp_path / "w", 1)
+
+
+def test_a_dry_run_counts_labels_and_trainings(tmp_path: Path) -> None:
+    with open_workspace(make(tmp_path / "w", inquiries(100)), actor="ana") as opened:
+        cost = loop.estimate(opened, 3)
+    assert cost["labels"] == 60
+    assert cost["adapters_trained"] == 6
