@@ -82,8 +82,12 @@ class Rules:
 
     @cached_property
     def overlaps(self) -> leakage.LeakageRule:
-        """What counts as a leak. Completions are compared where they are free text: classes repeat by nature."""
-        return leakage.LeakageRule(completions=not is_closed(self.workspace))
+        """What counts as a leak. Completions are compared where they are free text: classes repeat by nature.
+
+        A reserved row comes from the same people as the pool, who repeat themselves: a fifth of it must be held
+        before it counts as contaminated, as in Llama 2 (Touvron et al. 2023, section A.6).
+        """
+        return leakage.LeakageRule(share=0.2, completions=not is_closed(self.workspace))
 
     @cached_property
     def quality(self) -> str:

@@ -43,6 +43,7 @@ class LeakageRule:
     shingle: int = 5
     common: int = 10
     own: float = 0.5
+    share: float = 0.0
     completions: bool = True
 
     def __post_init__(self) -> None:
@@ -151,7 +152,7 @@ def _ngrams(pool: list[str], held: list[str], rule: LeakageRule, whole: bool) ->
     shared = _shared(pool, held, hasher, rule.ngram, rule)
     score = _ratio(shared.both, shared.held_size, 0.0)
     alike = whole & (shared.held_own == 0) & (score >= rule.threshold)
-    return shared.leaks((shared.own > 0) | alike, "ngram", score)
+    return shared.leaks(((shared.own > 0) & (score >= rule.share)) | alike, "ngram", score)
 
 
 @dataclass(frozen=True)

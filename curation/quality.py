@@ -287,6 +287,26 @@ def boilerplate(text: str, rule: QualityRule) -> Measured | None:
     return (count, 0) if count else None
 
 
+# What mail servers and absent people send by themselves (RFC 3834 asks them to say so, and most do in words).
+_AUTOMATIC = re.compile(
+    r"automatic(?:ally generated)? (?:reply|response|message|e-?mail)|auto-?(?:reply|response)\b"
+    r"|automated (?:reply|response|message|e-?mail)|\bout of (?:the )?office\b"
+    r"|delivery (?:has |to the following recipients? )?failed|undeliverable|mailbox is (?:full|not monitored|unattended)"
+    r"|do not (?:reply|respond) to this (?:message|e-?mail)"
+)
+_AUTOMATIC_WORDS = 60
+
+
+def automatic(text: str, rule: QualityRule) -> Measured | None:
+    """A machine wrote it: an out-of-office note, a bounce, a receipt. Measures its words, of 60 at most.
+
+    A longer mail that quotes such a phrase was written by somebody who wants something. English only.
+    """
+    words = len(tokens(text))
+    found = words <= _AUTOMATIC_WORDS and _AUTOMATIC.search(normalise(text))
+    return (words, _AUTOMATIC_WORDS) if found else None
+
+
 _PLACEHOLDERS = re.compile(
     r"\{\{\s*[\w .-]{1,40}\s*\}\}"
     r"|\[(?:insert|your|enter|add|fill in|todo|tbd)(?:[ _/'’-][^\]\n]{0,40})?\]"
@@ -365,6 +385,9 @@ _ANY_TEXT: tuple[tuple[str, Filter, str, str], ...] = (
     ("mojibake", mojibake, "drop", "text was decoded with the wrong encoding"),
     ("too_long", too_long, "hold", "longer than one document should be"),
 )
+_ASKED: tuple[tuple[str, Filter, str, str], ...] = (
+    ("automatic", automatic, "hold", "an automatic mail: nobody asks anything"),
+)
 _PROSE: tuple[tuple[str, Filter, str, str], ...] = (
     ("loop", loop, "drop", "the same words again and again"),
     ("repetition", repetition, "hold", "much of it is repetition"),
@@ -383,7 +406,7 @@ def explain(row: Mapping[str, Any], rule: QualityRule) -> list[Finding]:
     A completion of None is not judged; the record is waiting for one.
     """
     prompt, completion = row.get("prompt") or "", row.get("completion")
-    found = _run(_ANY_TEXT, "prompt", prompt, rule)
+    found = _run((*_ANY_TEXT, *_ASKED), "prompt", prompt, rule)
     if measured := wrong_script(prompt, rule, row.get("lang")):
         found.append(
             Finding("wrong_script", "prompt", *measured, "hold", "not in the script of its language")

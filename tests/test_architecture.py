@@ -95,13 +95,13 @@ def test_the_import_check_finds_a_stage_that_imports_the_ledger() -> None:
 
 def loaded_by(code: str) -> set[str]:
     """The heavy packages that a fresh interpreter has loaded after running ``code``."""
-    script = f"{code}\nimport sys\nprint(','.join(m for m in {HEAVY!r} if m in sys.modules))"
+    script = f"{code}\nimport sys\nprint('LOADED', *(m for m in {HEAVY!r} if m in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    return (
-        set(filter(None, done.stdout.strip().splitlines()[-1].split(","))) if done.stdout.strip() else set()
-    )
+    marker, *found = done.stdout.strip().splitlines()[-1].split()
+    assert marker == "LOADED"
+    return set(found)
 
 
 def test_importing_curation_loads_nothing_heavy() -> None:

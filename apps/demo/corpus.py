@@ -276,7 +276,7 @@ class _Desk:
                 known.append(form)
                 return text
             case |= self.case()
-        raise RuntimeError(f"template {number} of {intent} is used up: give it more choices or slots")
+        raise UsageError(f"template {number} of {intent} is used up", next="Ask for fewer inquiries")
 
     def _compose(self, template: str, case: dict[str, str]) -> str:
         pick = self.random.choice
@@ -485,7 +485,7 @@ _BROKEN: dict[str, Callable[[str], bytes]] = {
     "not an object": lambda key: f'["{key}", "The truck is at the gate."]'.encode(),
     "no prompt": lambda key: f'{{"id": "{key}", "thread": "T-{key}"}}'.encode(),
     "empty prompt": lambda key: f'{{"id": "{key}", "prompt": "  "}}'.encode(),
-    "prompt is a number": lambda key: f'{{"id": "{key}", "prompt": 4711}}'.encode(),
+    "prompt is an object": lambda key: f'{{"id": "{key}", "prompt": {{"text": "Hello"}}}}'.encode(),
     "not UTF-8": lambda key: f'{{"id": "{key}", "prompt": "Gr'.encode() + b"\xfc\xdfe aus K\xf6ln" + b'"}',
 }
 

@@ -24,6 +24,7 @@ from curation.errors import MissingExtra, RemoteUnavailable, UsageError
 from curation.label_studio.answers import PersonLabel, from_annotations, task_id, utc
 from curation.label_studio.channel import Pulled
 from curation.label_studio.tasks import Question, label_config, validate_task
+from curation.records import digest
 
 TRIES = 5  # of a request that only reads
 LONGEST_WAIT = 60.0  # seconds; a server that asks for more is told to the user instead
@@ -141,7 +142,7 @@ class LabelStudio:
         ``title`` defaults to the question's name. Raises :class:`RemoteUnavailable` where the server refuses
         the interface, as it does when a class that somebody has used would go.
         """
-        wanted = f"Tilth: {title or question.name}"[:TITLE]
+        wanted = _title(title or question.name)
         settings = _settings(question)
         found = self._project(wanted)
         if found is None:
@@ -459,6 +460,12 @@ class ProjectChannel:
             query = {"filters": _filter("id", "in_list", "List", ids), "ordering": ["tasks:id"]}
             there |= {task_id(task) for task in self._all(query)}
         return tuple(number for number in tasks if number not in there)
+
+
+def _title(name: str) -> str:
+    """The project's title; a long name keeps its beginning and is told apart by its digest."""
+    whole = f"Tilth: {name}"
+    return whole if len(whole) <= TITLE else f"{whole[: TITLE - 9]} {digest(whole)[:8]}"
 
 
 def _settings(question: Question) -> dict[str, Any]:

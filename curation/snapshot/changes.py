@@ -19,15 +19,12 @@ UNEXPLAINED = "no decision names this record"
 _COLUMNS = ("record", "messages", "prompt", "completion", "split", "weight")
 
 Reasons: TypeAlias = Callable[[str], str | None] | Mapping[str, str] | pa.Table
-"""Why a record changed: a function or a mapping from record id to words, or a table with ``record`` and
-``reason``.
-"""
+"""Why a record changed: a function or a mapping from record id to words, or a table with ``record`` and ``reason``."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One row that differs. ``kinds`` says how; ``before`` and ``after`` hold its fields, ``None`` where it
-    is not.
+    """One row that differs. ``kinds`` says how; ``before`` and ``after`` hold its fields, ``None`` where it is not.
 
     added, removed: the row is on one side only. relabelled: another completion. reweighted: another weight.
     moved: another split. reworded: other messages under the same record (a new scrubbing rule, say).
@@ -159,9 +156,7 @@ def _changes(
 
 
 def _matched(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> tuple[list, list]:
-    """Both lists with the rows of equal completion first, in step; then the others in the order of
-    completions.
-    """
+    """Both lists with the rows of equal completion first, in step; then the others in the order of completions."""
     left, right = (sorted(side, key=lambda row: (row["completion"], row["weight"])) for side in (left, right))
     pairs = []
     for row in list(left):

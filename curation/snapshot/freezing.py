@@ -168,8 +168,7 @@ class _Intake:
             tables.append(_key_table(batch, name))
 
     def check_sides(self, store: Store, parent: str | None) -> bool:
-        """Refuse what stands on two sides, here or between here and the parent; returns whether the parent
-        was seen.
+        """Refuse what stands on two sides, here or between here and the parent; returns whether the parent was seen.
 
         Clusters are compared within this snapshot only: they are computed anew for each.
         """

@@ -20,9 +20,7 @@ GATES = ("pii", "leakage", "coverage", "agreement", "approval")
 
 @dataclass(frozen=True)
 class GateRule:
-    """Which gates stand. ``min_alpha`` of 0 or ``None`` asks for no agreement; ``approval`` is gates or
-    curator.
-    """
+    """Which gates stand. ``min_alpha`` of 0 or ``None`` asks for no agreement; ``approval`` is gates or curator."""
 
     pii: bool = True
     leakage: bool = True
@@ -32,9 +30,7 @@ class GateRule:
 
 @dataclass(frozen=True)
 class GateResult:
-    """One gate's answer: ``status`` is passed, refused, off, not measured or pending; ``detail`` says it in
-    words.
-    """
+    """One gate's answer: ``status`` is passed, refused, off, not measured or pending; ``detail`` says it in words."""
 
     gate: str
     status: str

@@ -29,8 +29,7 @@ Where = Store | Path
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A frozen set of rows: ``path`` is a folder that ``datasets.load_dataset`` reads; ``splits`` counts
-    rows.
+    """A frozen set of rows: ``path`` is a folder that ``datasets.load_dataset`` reads; ``splits`` counts rows.
 
     ``fresh`` says whether this very call made it.
     """
@@ -55,9 +54,7 @@ def names(store: Store) -> list[str]:
 
 
 def resolve(store: Store, prefix: str) -> str:
-    """The one snapshot whose name starts with ``prefix``. Raises :class:`UsageError` where there is none, or
-    several.
-    """
+    """The one snapshot whose name starts with ``prefix``. Raises :class:`UsageError` where there is none, or several."""
     found = [name for name in names(store) if name.startswith(prefix)] if prefix else []
     if len(found) == 1:
         return found[0]
@@ -92,8 +89,7 @@ def manifest(where: Where, name: str | None = None) -> dict[str, Any]:
 
 
 def verify(where: Where, name: str | None = None, deep: bool = True, *, hashes: bool = True) -> Snapshot:
-    """Check that a snapshot is what was frozen. Raises :class:`IntegrityError` that names the file that is
-    not.
+    """Check that a snapshot is what was frozen. Raises :class:`IntegrityError` that names the file that is not.
 
     ``hashes`` reads every file and compares its SHA-256; ``deep`` also recomputes the digest of every row and
     the name that they make, which finds even a folder whose manifest was forged along with its files.

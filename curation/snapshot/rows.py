@@ -1,5 +1,4 @@
-"""What a row of a snapshot is, to the byte: its canonical form, its digest, and the name that the digests
-make.
+"""What a row of a snapshot is, to the byte: its canonical form, its digest, and the name that the digests make.
 
 The canonical form of a row is the JSON array ``[version, [[role, content], ...], completion, split, weight]``
 in UTF-8, without white space. Lineage, times and tool versions are no part of it: same rows, same name. A row
@@ -63,9 +62,7 @@ def steps(examples: pa.Table) -> Iterator[pa.RecordBatch]:
 
 
 def message_pairs(batch: pa.RecordBatch) -> list[Pairs]:
-    """The ``(role, content)`` pairs of each row. Raises :class:`UsageError` where a row has none, or a null
-    in one.
-    """
+    """The ``(role, content)`` pairs of each row. Raises :class:`UsageError` where a row has none, or a null in one."""
     column = batch["messages"]
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     if len(lengths) and lengths.min() == 0:

@@ -43,8 +43,7 @@ def assign_splits(
     shares: Mapping[str, float],
     seed: int = 0,
 ) -> Splits:
-    """Give every record of ``records`` (``record``, ``group``, ``cluster``, and ``label`` to stratify by) its
-    split.
+    """Give every record of ``records`` (``record``, ``group``, ``cluster``, and ``label`` to stratify by) its split.
 
     ``existing`` says where records stand already and is never contradicted; hand in every record that has a
     split, so that its groups and clusters count. ``shares`` maps train, validation and test to shares that
@@ -168,8 +167,7 @@ def _reach(row: _Row, sides: Mapping[Key, set[str]]) -> set[str]:
 
 
 def _components(rows: list[_Row], sides: Mapping[Key, set[str]]) -> Iterator[list[_Row]]:
-    """Newcomers tied to each other by groups and clusters that stand on no side yet; each in the order of
-    ids.
+    """Newcomers tied to each other by groups and clusters that stand on no side yet; each in the order of ids.
 
     A key that has a side ties nobody: its side reaches each of its records by itself.
     """

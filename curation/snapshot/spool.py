@@ -1,5 +1,4 @@
-"""Sorting more rows than fit in memory: sorted runs on disk, read back one slice of the digest space at a
-time.
+"""Sorting more rows than fit in memory: sorted runs on disk, read back one slice of the digest space at a time.
 
 Every run holds the same slices in the same order, one record batch each, so merging is reading one small
 batch from every run. The folder is handed in; nothing here survives the freeze that uses it.
@@ -24,9 +23,7 @@ DIGEST = "digest"
 
 
 class Spool:
-    """Rows with their digests, given back sorted by digest, split by split. Holds about ``limit`` bytes in
-    memory.
-    """
+    """Rows with their digests, given back sorted by digest, split by split. Holds about ``limit`` bytes in memory."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder, self._limit = folder, limit
@@ -35,9 +32,7 @@ class Spool:
         self._runs: list[Path] = []
 
     def add(self, examples: pa.Table, row_digests: bytes) -> None:
-        """Take rows and their digests, end to end in the same order. Raises ``OSError`` when the disk is
-        full.
-        """
+        """Take rows and their digests, end to end in the same order. Raises ``OSError`` when the disk is full."""
         width = len(row_digests) // max(1, examples.num_rows)
         column = pa.Array.from_buffers(pa.binary(width), examples.num_rows, [None, pa.py_buffer(row_digests)])
         self._held.append(examples.append_column(DIGEST, column))

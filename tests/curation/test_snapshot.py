@@ -448,9 +448,7 @@ def _flip(path: Path, position: int, bit: int) -> None:
 
 
 def _undetected(made: snapshot.Snapshot, flips: int, seed: int = 0) -> list[tuple[str, int, int]]:
-    """Flips of one bit each that ``verify`` did not notice, or blamed on another file. Every kind of file in
-    turn.
-    """
+    """Flips of one bit each that ``verify`` did not notice, or blamed on another file. Every kind of file in turn."""
     draw = random.Random(seed)
     files = [*sorted(made.manifest["files"]), MANIFEST]
     missed = []

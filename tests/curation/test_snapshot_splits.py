@@ -150,9 +150,7 @@ Assign = Callable[[pa.Table, dict[str, str], int], Splits]
 
 
 def _universe(draw: random.Random, step: int) -> list[Row]:
-    """Ten newcomers: groups and clusters that reach back to earlier steps, and now and then a bridge between
-    them.
-    """
+    """Ten newcomers: groups and clusters that reach back to earlier steps, and now and then a bridge between them."""
     made: list[Row] = []
     for n in range(10):
         group = f"g{draw.randint(0, 4 * step + 4)}" if draw.random() < 0.5 else None
@@ -171,9 +169,7 @@ def _merged(whole: list[Row], draw: random.Random) -> list[Row]:
 
 
 def _grow(root: Path, assign: Assign, seed: int) -> tuple[int, int, int]:
-    """Twenty snapshots, each of all records so far and child of the last: crossings, migrations, held at the
-    end.
-    """
+    """Twenty snapshots, each of all records so far and child of the last: crossings, migrations, held at the end."""
     draw = random.Random(seed)
     store = Store(root)
     whole: list[Row] = []
