@@ -361,13 +361,13 @@ def generate(folder: Path, prompt: str, data: Path | None, out: Path | None, lim
         made = answer(folder, [records.user_message(prompt)], max_new_tokens=limit)[0]
         return {"text": made.text, "tokens": made.tokens}
     rows = _rows(data)
-    made = answer(folder, [row["messages"] for row in rows], max_new_tokens=limit)
+    answers = answer(folder, [row["messages"] for row in rows], max_new_tokens=limit)
     lines = [
         records.canonical_json({"prompt": row["prompt"], "completion": a.text})
-        for row, a in zip(rows, made, strict=True)
+        for row, a in zip(rows, answers, strict=True)
     ]
     _write(out, lines)
-    return {"rows": len(lines), "tokens": sum(a.tokens for a in made), "out": str(out or "-")}
+    return {"rows": len(lines), "tokens": sum(a.tokens for a in answers), "out": str(out or "-")}
 
 
 def _write(out: Path | None, lines: Sequence[bytes]) -> None:

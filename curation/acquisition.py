@@ -28,9 +28,8 @@ STRATEGIES = ("random", "nll", "least_confidence", "margin", "entropy", "hybrid"
 STRATEGY, CONTROL = "strategy", "control"
 SEEN = ("labelled", "queued")  # reasons of exclusion that mean: people have this already, so look elsewhere
 
-CONSIDERED = (
-    20_000  # records that hybrid weighs, drawn at random where the pool holds more: 8 s at 384 dimensions
-)
+# Records that hybrid weighs, drawn at random where the pool holds more: 1.3 s of processor time at 384 dimensions.
+CONSIDERED = 20_000
 REFERENCES = 2_000  # records that stand for the pool when typicality is measured
 NEIGHBOURS = 3  # few, so that a rare kind of record is typical as soon as it has some company
 OUTLIERS = 0.1  # the least typical tenth is not asked: what lies far from everything is mostly noise
@@ -68,8 +67,7 @@ class AcquisitionRule:
 
 @dataclass(frozen=True)
 class Picked:
-    """One chosen record: its arm (``strategy`` or ``control``), whether it is shown blind, why, and when in
-    the batch.
+    """One chosen record: its arm (``strategy`` or ``control``), whether it is shown blind, why, and when in the batch.
 
     Positions mix the arms, so that a batch that is left half-done still compares them.
     """
@@ -107,8 +105,7 @@ def select(
     rule: AcquisitionRule,
     exclude: Mapping[str, str] | Collection[str] = (),
 ) -> Selection:
-    """Choose the next batch from ``pool`` (``record``, ``prompt``, and ``quality`` in 0..1 where it is
-    known).
+    """Choose the next batch from ``pool`` (``record``, ``prompt``, and ``quality`` in 0..1 where it is known).
 
     ``scores`` is a table of SCORES by one adapter, with a column ``entropy`` for the strategy of that name,
     or ``None``. ``exclude`` holds the records that must not be chosen, with a reason each where it is a
@@ -146,9 +143,7 @@ def _arranged(chosen: list[tuple[str, str, str]], rule: AcquisitionRule) -> Iter
 
 
 def _at_random(records: list[str], seed: int, purpose: str) -> list[str]:
-    """The records in an order that seed and purpose alone decide, not the order they come in or what else is
-    there.
-    """
+    """The records in an order that seed and purpose alone decide, not the order they come in or what else is there."""
     prefix = f"{purpose}\0{seed}\0".encode()
     return sorted(records, key=lambda r: (hashlib.blake2b(prefix + r.encode(), digest_size=8).digest(), r))
 
@@ -266,9 +261,7 @@ _SIGNALS: dict[str, tuple[str, float, str]] = {
 
 
 def _embeddings(scores: pa.Table | None, rows: Mapping[str, int], wanted: set[str]) -> dict[str, np.ndarray]:
-    """The unit vectors of the wanted records; a vector that is empty, not finite or of another length is left
-    out.
-    """
+    """The unit vectors of the wanted records; a vector that is empty, not finite or of another length is left out."""
     if scores is None or "embedding" not in scores.column_names:
         return {}
     column = scores["embedding"].combine_chunks()
@@ -386,17 +379,14 @@ def _unsureness(state: _State) -> np.ndarray | None:
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """The rank of each value as a share in (0, 1]; equal values share the mean of their ranks. Shape
-    ``(n,)``.
-    """
+    """The rank of each value as a share in (0, 1]; equal values share the mean of their ranks. Shape ``(n,)``."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return ((ends - (counts - 1) / 2) / max(1, len(values)))[inverse]
 
 
 def typicality(vectors: np.ndarray, ids: list[str], seed: int = 0) -> np.ndarray:
-    """How near each record lies to the pool: its mean cosine to its nearest neighbours in a random sample of
-    it.
+    """How near each record lies to the pool: its mean cosine to its nearest neighbours in a random sample of it.
 
     ``vectors`` has shape ``(n, d)``, rows of length 1; returns shape ``(n,)``. A record is no neighbour of
     its own. A pool of one record gives 0.
@@ -419,8 +409,7 @@ def typicality(vectors: np.ndarray, ids: list[str], seed: int = 0) -> np.ndarray
 
 
 def spread(vectors: np.ndarray, worth: np.ndarray, centres: np.ndarray, count: int) -> list[int]:
-    """Choose ``count`` rows one by one, each the largest ``worth`` times distance from all centres and
-    earlier choices.
+    """Choose ``count`` rows one by one, each the largest ``worth`` times distance from all centres and earlier choices.
 
     The distance is ``1 - cosine``, 1 where there are no centres yet; ties go to the first row. Rows of
     ``vectors`` (``(n, d)``) and ``centres`` (``(m, d)``) have length 1. Returns positions, all of them where
@@ -442,9 +431,7 @@ def spread(vectors: np.ndarray, worth: np.ndarray, centres: np.ndarray, count: i
 
 
 def _vectors(state: _State) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors of the open records and of the covered ones: embeddings where every open record has one,
-    else text.
-    """
+    """The vectors of the open records and of the covered ones: embeddings where every open record has one, else text."""
     covered = _at_random(list(state.covered), state.rule.seed, "reference")[:REFERENCES]
     if all(record in state.vectors for record in state.ids):
         known = [state.vectors[record] for record in covered if record in state.vectors]
@@ -460,8 +447,7 @@ def _vectors(state: _State) -> tuple[np.ndarray, np.ndarray]:
 
 
 def text_vectors(texts: list[str], dimensions: int = TEXT_DIMENSIONS) -> np.ndarray:
-    """Words and pairs of words, hashed with signs into ``dimensions`` and weighed by rarity; rows of length
-    1.
+    """Words and pairs of words, hashed with signs into ``dimensions`` and weighed by rarity; rows of length 1.
 
     Feature hashing (Weinberger et al. 2009) with tf-idf: crude beside an encoder, but it needs no model. A
     text without words gets a row of zeros. Shape ``(len(texts), dimensions)``.

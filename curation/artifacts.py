@@ -121,8 +121,7 @@ def _is_awkward(part: str) -> bool:
 
 
 class Store:
-    """Artifacts below one folder of a local disk. ``kind`` is a shelf (``snapshots``, ``adapters``), ``name``
-    a book.
+    """Artifacts below one folder of a local disk. ``kind`` is a shelf (``snapshots``, ``adapters``), ``name`` a book.
 
     An object belongs to one thread; any number of objects and processes may use one ``root``. Errors of the
     disk are raised as :class:`curation.errors.StorageFailed`, and leave nothing half-written in sight.
@@ -200,14 +199,17 @@ class Store:
             self._area = None
 
     def list(self, kind: str) -> builtins.list[str]:
-        """The names of the artifacts of one kind, sorted; none where the shelf does not exist."""
+        """The names of the artifacts of one kind, sorted; none where the shelf does not exist.
+
+        A symbolic link is no artifact, whatever it points to.
+        """
         shelf = self.root / check_name(kind, "kind")
         with storage_errors(shelf):
             if not shelf.is_dir():
                 return []
-            return sorted(
-                name for name in os.listdir(shelf) if _NAME.fullmatch(name) and self.has(kind, name)
-            )
+            with os.scandir(shelf) as entries:
+                folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            return sorted(name for name in folders if _NAME.fullmatch(name) and self.has(kind, name))
 
     def has(self, kind: str, name: str) -> bool:
         """Whether an artifact of this name exists."""
@@ -245,9 +247,7 @@ class Store:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder for what need not survive, on the store's own disk; it goes when the block ends, or is
-        swept.
-        """
+        """A folder for what need not survive, on the store's own disk; it goes when the block ends, or is swept."""
         with storage_errors(self.root):
             folder = self._open_area().path / f"scratch-{secrets.token_hex(8)}"
             folder.mkdir()
@@ -259,9 +259,7 @@ class Store:
                 self.close()
 
     def sweep(self) -> int:
-        """Delete what killed writers left behind; returns how many there were. Living writers are not
-        touched.
-        """
+        """Delete what killed writers left behind; returns how many there were. Living writers are not touched."""
         with storage_errors(self.root):
             return _sweep(self.root / _STAGING)
 
@@ -295,9 +293,7 @@ class Store:
 
 @dataclass
 class _Area:
-    """One writer's private folder. A lock file beside it is held while the writer lives, so that others can
-    tell.
-    """
+    """One writer's private folder. A lock file beside it is held while the writer lives, so that others can tell."""
 
     path: Path
     lock: int
@@ -365,9 +361,7 @@ def _sweep(staging: Path) -> int:
 
 
 def _sweep_one(path: Path) -> bool:
-    """Delete one dead writer's folder and lock. A writer locks before it makes its folder, so no lock means
-    dead.
-    """
+    """Delete one dead writer's folder and lock. A writer locks before it makes its folder, so no lock means dead."""
     lock_path = path.with_suffix(".lock")
     lock = _take(lock_path, create=False)
     if lock is None and lock_path.exists():
@@ -573,9 +567,7 @@ def _make_durable(folder: Path) -> None:
 
 
 def _move(folder: Path, final: Path) -> bool:
-    """Put ``folder`` in its place; ``False`` where something stands there. A rename of folders never
-    overwrites one.
-    """
+    """Put ``folder`` in its place; ``False`` where something stands there. A rename of folders never overwrites one."""
     try:
         os.rename(folder, final)
     except OSError as error:

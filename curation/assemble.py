@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,9 +75,8 @@ def vote(workspace: Workspace, *, progress: Progress = silent) -> dict[str, Any]
     question = current(workspace, function_classes=sorted(declared))
     rules = Rules(workspace)
     rows = one_per_record(without(view(workspace, rule=rules.scrub), reserved_records(workspace)))
-    votes = voting.apply_functions(
-        voting.functions_for(functions, question.classes), rows, classes=question.classes
-    )
+    chosen = voting.functions_for(functions, question.classes)
+    votes = voting.apply_functions(chosen, rows, classes=question.classes, limits=voting.Limits())
     probabilities, report = voting.label(votes, model=workspace.config.functions.label_model)
     save_table(workspace, "votes", rules.scrub, votes.table())
     save_table(workspace, "probabilities", rules.scrub, probabilities)
@@ -181,12 +180,14 @@ def compose(
     composed.alpha = consensus.krippendorff_alpha((o.record, o.author, o.value) for o in people)
     agreed = _agree(workspace, question, heard)
     composed.held = [c for c in agreed if c.needs_review]
-    beside = _beside_reserved(workspace, rules, roles, lineage)
+    beside = _beside(workspace, roles, lineage)
+    near_test = _beside(workspace, [r for r, role in roles.items() if role == "test"], lineage)
     out = stopped | set(roles) | beside
     usable = [c for c in agreed if not c.needs_review and c.record not in out]
     weak = _weak(workspace, question, usable, out | {c.record for c in agreed}, voices)
     progress("composing", len(usable), None)
     splits = {"train": [*usable, *weak], **_reserved(workspace, question, roles, rules)}
+    splits["validation"] = [c for c in splits["validation"] if c.record not in near_test]
     for split, rows in splits.items():
         composed.tables += list(_examples(workspace, rules, rows, split, lineage))
     composed.stages = _stage_counts(workspace, rules, beside, composed)
@@ -194,18 +195,16 @@ def compose(
     return composed
 
 
-def _beside_reserved(
-    workspace: Workspace, rules: Rules, roles: Mapping[str, str], lineage: _Lineage
-) -> set[str]:
-    """Records that share a group or a cluster of near-duplicates with a reserved one: they may not be trained on."""
-    if not roles:
+def _beside(workspace: Workspace, reserved: Collection[str], lineage: _Lineage) -> set[str]:
+    """Records that share a group or a cluster of near-duplicates with a reserved one, and are not reserved."""
+    if not reserved:
         return set()
     groups = workspace.ledger.groups()
-    taken = {groups[record] for record in roles if record in groups}
-    clusters = {lineage.clusters[record] for record in roles if record in lineage.clusters}
+    taken = {groups[record] for record in reserved if record in groups}
+    clusters = {lineage.clusters[record] for record in reserved if record in lineage.clusters}
     near = {record for record, group in groups.items() if group in taken}
     near |= {record for record, cluster in lineage.clusters.items() if cluster in clusters}
-    return near - set(roles)
+    return near - set(reserved)
 
 
 def _stage_counts(

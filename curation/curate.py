@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from curation import dedup, leakage, pii, quality, records
 from curation.config import settings
 from curation.errors import GateRefused
+from curation.ledger import Alias
 from curation.question import is_closed
 from curation.workspace import Progress, Workspace, silent, view
 
@@ -159,7 +160,7 @@ def _scrub(workspace: Workspace, rules: Rules, progress: Progress) -> None:
 
 def _scan(workspace: Workspace, rules: Rules, scrubber: pii.Scrubber, rows: pa.Table) -> pa.Table:
     found, aliases = pii.scrub_view(rows, scrubber)
-    workspace.ledger.add_aliases(aliases)
+    workspace.ledger.add_aliases([Alias(a.entity_type, a.hash, a.alias) for a in aliases])
     return found
 
 

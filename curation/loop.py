@@ -310,7 +310,7 @@ def _choose(
 ) -> str:
     """Pick a batch and write down what was picked, why, and what each annotator will see of it."""
     table = load_artifact(loop.workspace, "scores", scores) if scores else None
-    picked = acquisition.select(table, rows, rule, exclude=asked(loop, arm))
+    picked = acquisition.select(table, rows, rule, exclude=dict.fromkeys(asked(loop, arm), "labelled"))
     if not picked:
         raise UsageError(
             "no record is left to ask about", where=str(loop.workspace.root), next="Ingest more rows"
@@ -505,8 +505,9 @@ def reports(workspace: Workspace, name: str) -> list[dict[str, Any]]:
         parts = [
             workspace.ledger.step(name, number, step) for step in ("select", "freeze", "train", "measure")
         ]
-        if all(part is not None for part in parts):
-            found.append(_report(number, *parts))
+        done = [part for part in parts if part is not None]
+        if len(done) == len(parts):
+            found.append(_report(number, *done))
     return found
 
 
@@ -518,5 +519,7 @@ def preview(loop: Run) -> list[dict[str, Any]]:
     base = _base(loop)["base"]
     scores = _score(loop, number, adapter, base)["scores"]
     table = load_artifact(workspace, "scores", scores) if scores else None
-    picked = acquisition.select(table, pool(loop), loop.rule, exclude=asked(loop, MAIN))
+    picked = acquisition.select(
+        table, pool(loop), loop.rule, exclude=dict.fromkeys(asked(loop, MAIN), "labelled")
+    )
     return [{"record": p.record, "arm": p.arm, "blind": p.blind, "reason": p.reason} for p in picked]

@@ -75,7 +75,7 @@ def ingest(
         if file is None:
             raise UsageError("no file was named", where="tilth ingest", next="Name one, or pass --undo")
         if file.suffix.lower() in (".md", ".txt"):
-            _passages(opened, file, source, dry_run)
+            _passages(opened, file, dry_run)
             return
         fields = [*(map or []), *([f"group={group}"] if group else [])]
         _ingest(opened, file, fields, format, trust, source, eval_set, strict, dry_run)
@@ -115,11 +115,11 @@ def _ingest(
     strictly(strict, done.quarantined)
 
 
-def _passages(opened: Any, file: Path, source: str, dry: bool) -> None:
+def _passages(opened: Any, file: Path, dry: bool) -> None:
     from curation import formats, workspace
 
     found = len(formats.passages(file))
-    new = 0 if dry else workspace.ingest_passages(opened, file, source=source)
+    new = 0 if dry else workspace.ingest_passages(opened, file)
     session.report({"passages": found, "new": new, "dry_run": dry}, f"{found} passages, {new} of them new")
 
 
@@ -262,12 +262,13 @@ def restore(
 ) -> None:
     """Put a backup in the place of the workspace's ledger, which must be empty or gone."""
     from curation import config, ledger
+    from curation.workspace import safe_url
 
     found = config.load(session.root)
     if not dry_run:
         ledger.restore(file, found.ledger_url)
     session.report(
-        {"file": str(file), "dry_run": dry_run}, f"restored {file} into {ledger.safe_url(found.ledger_url)}"
+        {"file": str(file), "dry_run": dry_run}, f"restored {file} into {safe_url(found.ledger_url)}"
     )
 
 

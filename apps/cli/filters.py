@@ -200,7 +200,7 @@ def vote(
     lfs: Annotated[Path | None, typer.Option(help="A module or folder of labeling functions.")] = None,
     votes: Annotated[str, typer.Option(help="A field that holds votes; -1 abstains.")] = "",
     gold: Annotated[str, typer.Option(help="A field that holds the right answer, to measure with.")] = "",
-    model: Annotated[str, typer.Option(help="auto, majority or snorkel.")] = "auto",
+    model: Annotated[str, typer.Option(help="auto, majority, dawid-skene or snorkel.")] = "auto",
     sample: Annotated[int, typer.Option(min=0, help="Look at this many records of the workspace only.")] = 0,
     out: Out = "",
     dry_run: DryRun = False,
@@ -238,7 +238,7 @@ def _vote_file(source: str, lfs: Path | None, votes: str, gold: str, model: str)
         view = records.table(
             (_view_row(id, row) for id, row in zip(ids, (r for _, r in objects), strict=True)), records.VIEW
         )
-        matrix = voting.apply_functions(voting.find_functions(lfs), view)
+        matrix = voting.apply_functions(voting.find_functions(lfs), view, limits=voting.Limits())
     truth = voting.read_gold([row.get(gold) for _, row in objects], matrix.classes) if gold else None
     return voting.label(matrix, model=model, gold=truth)
 
@@ -276,7 +276,7 @@ def _vote_sample(lfs: Path | None, model: str, sample: int) -> tuple[Any, Any]:
         raise UsageError(
             what, where=str(session.root), next="Ingest rows, and write functions to labeling_functions/"
         )
-    matrix = voting.apply_functions(functions, assemble.one_per_record(page.table))
+    matrix = voting.apply_functions(functions, assemble.one_per_record(page.table), limits=voting.Limits())
     if sample:
         _show_votes(matrix, page.table)
     return voting.label(matrix, model=model)

@@ -99,11 +99,12 @@ def _require(url: URL, engine: Engine, create: bool, known: Sequence[Migration],
     path = sqlite_path(url)
     if path is not None:
         _require_file(path, create)
-        set_journal(engine, path)
     with engine.connect() as connection:
         refuse_newer(applied(connection), known, where)
         if not is_ledger(connection) and not create:
             raise UsageError("there is no ledger here", where=where, next="Make one: tilth init DIR")
+    if path is not None:
+        set_journal(engine, path)  # last: another program's database is left as it was
 
 
 def _require_file(path: Path, create: bool) -> None:

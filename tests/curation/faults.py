@@ -50,8 +50,7 @@ _NONE = Fault()
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call ended: ``ok`` with ``value``, ``raised`` with the class and message, or ``killed``; and its
-    operations.
+    """How a call ended: ``ok`` with ``value``, ``raised`` with the class and message, or ``killed``; and its operations.
 
     Each operation is a dictionary with ``op`` and ``path``; the last one of a killed call is where it was
     killed.
@@ -82,9 +81,7 @@ def kind_of(path: str) -> str:
 
 
 class Forks:
-    """A server that forks one child per call of a function named ``module:function``; use it in a ``with``
-    statement.
-    """
+    """A server that forks one child per call of a function named ``module:function``; use it in a ``with`` statement."""
 
     def __init__(self) -> None:
         self._server = subprocess.Popen(
@@ -157,9 +154,7 @@ def _fork(function: Callable[..., Any], arguments: dict[str, Any], fault: Fault)
 
 
 def _collect(reader: int, child: int, after: float) -> bytes:
-    """What the child reports until it ends; it is killed once ``after`` seconds have passed since its first
-    word.
-    """
+    """What the child reports until it ends; it is killed once ``after`` seconds have passed since its first word."""
     parts = []
     deadline = None
     while True:
@@ -274,8 +269,7 @@ class Node:
 
 
 class Disk:
-    """A disk that keeps a recorded run's operations, and can be asked what a power failure would leave of
-    them.
+    """A disk that keeps a recorded run's operations, and can be asked what a power failure would leave of them.
 
     ``root`` is the folder below which the run worked; everything in it before counts as safe.
     """
@@ -310,9 +304,7 @@ class Disk:
         return parent.entries
 
     def apply(self, op: dict[str, Any]) -> None:
-        """Take one recorded operation. What failed when it was recorded (a folder that was there) changes
-        nothing.
-        """
+        """Take one recorded operation. What failed when it was recorded (a folder that was there) changes nothing."""
         kind, path = op["op"], op["path"]
         if kind == "acknowledged":
             self.acknowledged = True
@@ -387,21 +379,25 @@ def lay_out(tree: dict[str, Any], folder: Path) -> None:
 
 
 def power_failures(
-    root: Path, ops: list[dict[str, Any]], seed: int = 0
+    root: Path, ops: list[dict[str, Any]], seed: int = 0, *, acknowledged: bool = False
 ) -> Iterator[tuple[dict[str, Any], bool]]:
-    """Every distinct tree that a power failure at any moment of the run may leave, and whether it was
-    acknowledged.
+    """Every distinct tree that a power failure at any moment of the run may leave, and whether it was acknowledged.
+
+    With ``acknowledged``, only failures after the acknowledgement.
     """
     disk, draw = Disk(root), random.Random(seed)
     seen = set()
-    for op in [*ops, {"op": "fsync", "path": str(root.parent)}]:
+    for op in [*ops, None]:
         for policy in ("dropped", "names", "torn", "kept", "mixed", "mixed", "mixed"):
+            if acknowledged and not disk.acknowledged:
+                continue
             tree = disk.left(policy, draw)
             state = (repr(tree), disk.acknowledged)
             if state not in seen:
                 seen.add(state)
                 yield tree, disk.acknowledged
-        disk.apply(op)
+        if op is not None:
+            disk.apply(op)
 
 
 STORAGE_ERRORS = {

@@ -237,6 +237,7 @@ def test_a_symbolic_link_is_refused_wherever_it_stands(tmp_path: Path) -> None:
     outside = stored(tmp_path / "outside").path("things", "one")
     store = stored(tmp_path / "store")
     (store.root / "things/link").symlink_to(outside)
+    assert store.list("things") == ["one"]
     for call in (store.verify, store.path, store.manifest, store.remove):
         with pytest.raises(IntegrityError, match="symbolic link"):
             call("things", "link")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,13 @@ def lived_in(ledger: Ledger) -> Ledger:
     """A ledger with something in most of its tables."""
     take_in(ledger, [drafted("a"), drafted("b"), row("c")])
     take_in(ledger, [drafted("a")], "again.jsonl")
-    ledger.add_quarantine(ledger.ingests()[0].id, [NewQuarantine("f", 1, 0, "utf8", "not UTF-8", b"\xff\x00")])
+    ledger.add_quarantine(
+        ledger.ingests()[0].id, [NewQuarantine("f", 1, 0, "utf8", "not UTF-8", b"\xff\x00")]
+    )
     ledger.add_question(Question("reply", 1, "edit"))
-    ledger.decide("quality", "r", table([decision(row("c").id, "drop", "no")], DECISIONS), covered=[("record", 0, 3)])
+    ledger.decide(
+        "quality", "r", table([decision(row("c").id, "drop", "no")], DECISIONS), covered=[("record", 0, 3)]
+    )
     ledger.review(row("a").id, version=0, action="edit", body="better", key="k1")
     ledger.undo_review(row("a").id, version=1, key="k2")
     ledger.acting_as("bea").review(row("b").id, version=0, action="accept", body="fine", key="k3")
@@ -114,7 +119,9 @@ def test_a_history_cut_off_at_its_end_is_found_by_a_head_kept_elsewhere(ledger: 
 
 
 # --- backup and restore ---------------------------------------------------------------------------------------------
-def test_a_backup_restores_to_the_same_ledger(ledger: Ledger, tmp_path: Path, new_ledger_url: Callable[[], str]) -> None:
+def test_a_backup_restores_to_the_same_ledger(
+    ledger: Ledger, tmp_path: Path, new_ledger_url: Callable[[], str]
+) -> None:
     saved = lived_in(ledger).backup(tmp_path / "saved.db")
     ledger.event("later", "than the backup")
     url = new_ledger_url()
@@ -132,10 +139,14 @@ def test_a_backup_restores_to_the_same_ledger(ledger: Ledger, tmp_path: Path, ne
 def test_a_backup_of_one_store_restores_into_the_other(tmp_path: Path, postgres_url: str) -> None:
     from tests import postgres
 
-    urls = [f"sqlite:///{tmp_path / 'one.db'}", postgres.fresh_schema(postgres_url), f"sqlite:///{tmp_path / 'three.db'}"]
+    urls = [
+        f"sqlite:///{tmp_path / 'one.db'}",
+        postgres.fresh_schema(postgres_url),
+        f"sqlite:///{tmp_path / 'three.db'}",
+    ]
     with Ledger.create(urls[0], workspace="toy", actor="ana") as first:
         expected = everything(lived_in(first))
-    for number, (source, target) in enumerate(zip(urls, urls[1:], strict=False)):
+    for number, (source, target) in enumerate(pairwise(urls)):
         with Ledger.open(source, actor="ana") as ledger:
             restore(ledger.backup(tmp_path / f"{number}.saved"), target)
     with Ledger.open(urls[1], actor="ana") as second, Ledger.open(urls[2], actor="ana") as third:
@@ -169,7 +180,9 @@ def test_a_damaged_or_changed_backup_is_not_restored(sqlite_ledger: Ledger, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ledger.db", "notes.txt", "saved.db"]
 
 
-def test_a_backup_of_a_newer_release_is_refused_and_stays_as_it_is(sqlite_ledger: Ledger, tmp_path: Path) -> None:
+def test_a_backup_of_a_newer_release_is_refused_and_stays_as_it_is(
+    sqlite_ledger: Ledger, tmp_path: Path
+) -> None:
     Ledger.open(sqlite_ledger.url, actor="ana", known=NEXT).close()
     saved = sqlite_ledger.backup(tmp_path / "saved.db")
     raw = saved.read_bytes()
@@ -200,7 +213,9 @@ def test_an_export_holds_every_row_of_every_table(ledger: Ledger, tmp_path: Path
     for name, rows in everything(ledger).items():
         lines = (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()
         assert len(lines) == len(rows) == counts[name]
-    texts = [json.loads(line)["body"] for line in (tmp_path / "out" / "payloads.jsonl").read_text().splitlines()]
+    texts = [
+        json.loads(line)["body"] for line in (tmp_path / "out" / "payloads.jsonl").read_text().splitlines()
+    ]
     assert "better" in texts
     assert {"hex": "ff00"} in texts
     assert None in texts

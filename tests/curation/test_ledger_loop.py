@@ -164,7 +164,7 @@ def test_a_watermark_moves(ledger: Ledger) -> None:
 def test_a_lease_is_held_by_one_and_its_token_rises(ledger: Ledger) -> None:
     with ledger.lease("train", 60) as first:
         with (
-            pytest.raises(ConflictError, match="ana@.* holds 'train'"),
+            pytest.raises(ConflictError, match=r"ana@.* holds 'train'"),
             ledger.acting_as("bea").lease("train"),
         ):
             pass
@@ -205,3 +205,5 @@ def test_counts_tell_what_there_is(toys: Ledger) -> None:
         1,
         0,
     )
+    toys.undo_ingest()
+    assert (toys.counts()["records"], toys.counts()["labels"]) == (0, {})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,8 +15,8 @@ from curation.ledger import (
     Function,
     Ledger,
     NewLabel,
-    ReviewConflict,
     Review,
+    ReviewConflict,
     VoteRun,
 )
 from curation.ledger.decisions import merge_ranges
@@ -49,7 +51,8 @@ def test_an_author_has_one_opaque_id_and_a_name_that_can_be_erased(ledger: Ledge
     assert ana.startswith("a-")
     assert len(ana) == 14
     ledger.erase_author(ana)
-    assert [(a.id, a.name) for a in ledger.authors()][0] == (ana, None)
+    first = ledger.authors()[0]
+    assert (first.id, first.name) == (ana, None)
     assert ledger.audit().problems == ()
     with pytest.raises(UsageError, match="no author"):
         ledger.erase_author("a-000000000000")
@@ -221,7 +224,7 @@ def test_merged_ranges_hold_the_same_numbers_apart_and_in_order(ranges: list[tup
     merged = merge_ranges(ranges)
     numbers = {n for lo, hi in ranges for n in range(lo + 1, hi + 1)}
     assert {n for lo, hi in merged for n in range(lo + 1, hi + 1)} == numbers
-    assert all(a[1] < b[0] for a, b in zip(merged, merged[1:], strict=False))
+    assert all(a[1] < b[0] for a, b in pairwise(merged))
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -14,9 +14,8 @@ import pytest
 from sqlalchemy import Connection, text
 
 from curation.errors import ConflictError, IntegrityError, RemoteUnavailable, StorageFailed, UsageError
-from curation.ledger import Ledger, choose_journal, network_filesystem
+from curation.ledger import Ledger, choose_journal, network_filesystem, schema, store
 from curation.ledger import migrations as steps
-from curation.ledger import schema, store
 from curation.ledger.migrations import MIGRATIONS, Migration
 from tests.curation.ledger_toys import drafted, prompts, take_in
 
@@ -134,9 +133,14 @@ def test_every_write_names_workspace_actor_time_and_command(ledger: Ledger) -> N
 
 def test_what_raises_in_a_transaction_leaves_no_trace(ledger: Ledger) -> None:
     before = ledger.transactions()
-    with pytest.raises(RuntimeError), ledger._write("doomed") as writer:
-        writer.insert(schema.events, [("doomed", "a", "{}")])
-        raise RuntimeError
+
+    def doomed() -> None:
+        with ledger._write("doomed") as writer:
+            writer.insert(schema.events, [("doomed", "a", "{}")])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        doomed()
     assert ledger.events() == []
     assert ledger.transactions() == before
 
@@ -189,12 +193,14 @@ def test_a_read_only_ledger_is_a_storage_failure(sqlite_ledger: Ledger) -> None:
 
 
 def test_a_writer_who_waits_too_long_is_told_who_to_wait_for(ledger_url: str) -> None:
-    with Ledger.create(ledger_url, workspace="toy", actor="ana") as first:
-        with Ledger.open(ledger_url, actor="bea", busy_seconds=0.3) as second:
-            with first._write("slow"), pytest.raises(ConflictError, match="locked"):
-                second.event("looked", "a")
-            second.event("looked", "b")
-            assert [event.subject for event in first.events()] == ["b"]
+    with (
+        Ledger.create(ledger_url, workspace="toy", actor="ana") as first,
+        Ledger.open(ledger_url, actor="bea", busy_seconds=0.3) as second,
+    ):
+        with first._write("slow"), pytest.raises(ConflictError, match="locked"):
+            second.event("looked", "a")
+        second.event("looked", "b")
+        assert [event.subject for event in first.events()] == ["b"]
 
 
 def test_reading_in_pages_does_not_keep_a_writer_out(ledger_url: str) -> None:
