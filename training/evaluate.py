@@ -202,7 +202,9 @@ def resample_counts(rows: int, seed: int, resamples: int = RESAMPLES) -> Iterato
 def _replicates(stats: Sequence[np.ndarray], seed: int, resamples: int) -> list[np.ndarray]:
     """The metric of each system in each resample; all systems see the same draws."""
     rows = len(stats[0])
-    parts = [[_aggregate(counts @ s, rows) for s in stats] for counts in resample_counts(rows, seed, resamples)]
+    parts = [
+        [_aggregate(counts @ s, rows) for s in stats] for counts in resample_counts(rows, seed, resamples)
+    ]
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 

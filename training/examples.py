@@ -117,7 +117,9 @@ def _ids(text: str, tokenizer: Any, *, split_special_tokens: bool) -> list[int]:
 
 def _lead(tokenizer: Any) -> list[int]:
     """What the tokenizer itself puts before a text: the beginning of sequence, or nothing."""
-    return [i for i in tokenizer("")["input_ids"] if i != tokenizer.eos_token_id or i == tokenizer.bos_token_id]
+    return [
+        i for i in tokenizer("")["input_ids"] if i != tokenizer.eos_token_id or i == tokenizer.bos_token_id
+    ]
 
 
 def control_tokens(tokenizer: Any) -> dict[str, int]:
@@ -167,7 +169,11 @@ def _typed_control_ids(conversation: list[dict[str, str]], tokenizer: Any) -> li
 
 
 def _encode_pieces(
-    pieces: list[str], typed: dict[str, str], tokens: dict[str, int], controls: re.Pattern[str], tokenizer: Any
+    pieces: list[str],
+    typed: dict[str, str],
+    tokens: dict[str, int],
+    controls: re.Pattern[str],
+    tokenizer: Any,
 ) -> list[int]:
     ids: list[int] = []
     run = ""

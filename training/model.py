@@ -108,9 +108,7 @@ def _cached(name: str, revision: str | None) -> Path:
 
     try:
         return Path(
-            snapshot_download(
-                name, revision=revision, local_files_only=True, allow_patterns=list(BASE_FILES)
-            )
+            snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=list(BASE_FILES))
         )
     except (LocalEntryNotFoundError, HFValidationError) as error:
         raise UsageError(
@@ -222,9 +220,7 @@ def _read(kind: Any, base: Base, **options: Any) -> Any:
     from safetensors import SafetensorError
 
     try:
-        return kind.from_pretrained(
-            str(base.path), local_files_only=True, trust_remote_code=False, **options
-        )
+        return kind.from_pretrained(str(base.path), local_files_only=True, trust_remote_code=False, **options)
     except SafetensorError as error:
         raise IntegrityError(
             f"the weights are damaged: {error}", where=str(base.path), next="Get the base again"
@@ -541,9 +537,7 @@ def _pretrain(
         if not math.isfinite(recent):
             raise TilthError(f"the loss became {recent} at step {step}", next="Lower the learning rate")
         if progress and step % 20 == 0:
-            progress(
-                {"step": step, "steps": steps, "loss": recent, "seconds": time.monotonic() - begun}
-            )
+            progress({"step": step, "steps": steps, "loss": recent, "seconds": time.monotonic() - begun})
     model.cpu().eval()
     return {"steps": step, "tokens": step * rule.batch_tokens, "loss": recent}
 

@@ -133,7 +133,7 @@ def score_pool(
     standing within the closed set. Without, the completion is the greedy answer and those two are null. A record whose
     prompt leaves no room for an answer has null scores. An empty view gives an empty table.
     """
-    rows = {r: m for r, m in zip(view["record"].to_pylist(), view["messages"].to_pylist(), strict=True)}
+    rows = dict(zip(view["record"].to_pylist(), view["messages"].to_pylist(), strict=True))
     if not rows:
         return SCORES.empty_table()
     loaded = open_model(adapter)
@@ -266,9 +266,14 @@ def _asked(loaded: Loaded, prompts: Sequence[Prompt], reserve: int) -> list[_Ask
     encoded = [prompt_ids(user_message(p) if isinstance(p, str) else p, loaded.tokenizer) for p in prompts]
     long = [i for i, ids in enumerate(encoded) if len(ids) > room]
     if long:
-        warnings.warn(f"{len(long)} prompts are longer than {room} tokens and lose their beginning", stacklevel=3)
+        warnings.warn(
+            f"{len(long)} prompts are longer than {room} tokens and lose their beginning", stacklevel=3
+        )
     # Zero-padded, so that equal lengths sort in the order given.
-    return [_Asked(f"{i:09d}", ids if len(ids) <= room else ids[:1] + ids[1 - room :]) for i, ids in enumerate(encoded)]
+    return [
+        _Asked(f"{i:09d}", ids if len(ids) <= room else ids[:1] + ids[1 - room :])
+        for i, ids in enumerate(encoded)
+    ]
 
 
 # ------------------------------------------------------------------------------------------- the prompt
@@ -345,7 +350,9 @@ def greedy(prompts: Prefill, max_new_tokens: int) -> list[Answer]:
     position = prompts.lengths.clone()
     for _ in range(max_new_tokens):
         best = log_softmax(model, state).max(dim=-1)
-        for row, token, logprob in zip(alive.tolist(), best.indices.tolist(), best.values.tolist(), strict=True):
+        for row, token, logprob in zip(
+            alive.tolist(), best.indices.tolist(), best.values.tolist(), strict=True
+        ):
             if not tokens[row] or tokens[row][-1] != eos:
                 tokens[row].append(token)
                 logprobs[row].append(logprob)
@@ -404,7 +411,9 @@ class ClassTree:
     def of(classes: Sequence[str], tokenizer: Any) -> ClassTree:
         """The tree of ``classes`` in their order. Raises ``UsageError`` where there are none or two are equal."""
         if not classes or len(set(classes)) < len(classes):
-            raise UsageError("the classes must be one or more, and differ", where=", ".join(list(classes)[:5]))
+            raise UsageError(
+                "the classes must be one or more, and differ", where=", ".join(list(classes)[:5])
+            )
         tokens, parents, depths = [-1], [-1], [0]
         children: dict[tuple[int, int], int] = {}
         paths = []
@@ -513,7 +522,9 @@ def plain_class_logprobs(loaded: Loaded, prompt: list[int], classes: Sequence[st
     for name in classes:
         answer = [*plain_ids(name, loaded.tokenizer), loaded.tokenizer.eos_token_id]
         ids = torch.tensor([prompt + answer], device=device)
-        states = _backbone(loaded.model)(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 : -1]
+        states = _backbone(loaded.model)(input_ids=ids, use_cache=False).last_hidden_state[
+            0, len(prompt) - 1 : -1
+        ]
         logprobs = log_softmax(loaded.model, states)
         values.append(float(logprobs[torch.arange(len(answer)), ids[0, len(prompt) :]].double().sum()))
     return np.array(values)

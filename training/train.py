@@ -81,7 +81,10 @@ class Recipe:
     def _problems(self) -> list[tuple[bool, str]]:
         return [
             (self.method not in METHODS, f"method {self.method!r} is not one of {', '.join(METHODS)}"),
-            (self.schedule not in SCHEDULES, f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}"),
+            (
+                self.schedule not in SCHEDULES,
+                f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}",
+            ),
             (self.rank < 1 or self.alpha < 1, "rank and alpha are at least 1"),
             (self.batch < 1 or (self.micro_batch or 1) < 1, "batch and micro_batch are at least 1"),
             (self.max_length < 2, "max_length is at least 2"),
@@ -181,7 +184,12 @@ def train(
             model = attach(model, recipe)
         trained, went = _fit(model, tokenizer, learned, weights, recipe, folder, progress)
         eval_loss = mean_loss(trained, measured, tokenizer) if measured else None
-        metrics = {**went["metrics"], "eval_loss": eval_loss, "examples": len(learned), "refused": len(refused)}
+        metrics = {
+            **went["metrics"],
+            "eval_loss": eval_loss,
+            "examples": len(learned),
+            "refused": len(refused),
+        }
         _save(trained, tokenizer, found, folder)
         _write_lineage(folder, provenance, found)
         _write_card(folder, recipe, found, metrics, provenance)
@@ -459,7 +467,13 @@ def _trainer_class() -> Any:
 
 
 # What some architectures do to the logits after the head; the head alone would then give other probabilities.
-_HEAD_TRICKS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+_HEAD_TRICKS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "output_multiplier",
+    "lm_head_multiplier",
+    "logits_scaling",
+)
 
 
 def answer_nll(
@@ -475,7 +489,9 @@ def answer_nll(
     targets = labels[:, 1:][learned]
     config = causal.config.get_text_config()
     if any(getattr(config, name, None) not in (None, 1.0) for name in _HEAD_TRICKS):
-        logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits[:, :-1][learned]
+        logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits[:, :-1][
+            learned
+        ]
     else:
         states = causal.base_model(
             input_ids=input_ids, attention_mask=attention_mask, use_cache=False

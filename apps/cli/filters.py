@@ -80,7 +80,7 @@ def dedup(
         objects, texts = read_all(source, fields)
         meter("comparing", len(texts), len(texts))
         found = find_duplicates(
-            [i for i in range(len(texts))], texts, DuplicateRule(threshold=threshold, shingle=shingle)
+            list(range(len(texts))), texts, DuplicateRule(threshold=threshold, shingle=shingle)
         )
     gone = found.dropped
     with sink(out, dry_run) as write:

@@ -10,8 +10,8 @@ import typer
 
 from apps.cli import app, session
 from apps.cli.data import DryRun
-from apps.cli.session import grid, span
 from apps.cli.people import interval
+from apps.cli.session import grid, span
 
 Adapter = Annotated[
     str, typer.Option(help="An adapter's folder, or the beginning of its name in the workspace.")

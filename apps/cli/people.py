@@ -11,7 +11,7 @@ import typer
 
 from apps.cli import app, session
 from apps.cli.data import DryRun
-from apps.cli.session import environment, grid, lines, span
+from apps.cli.session import grid, lines, span
 
 Annotator = Annotated[str, typer.Option("--annotator", help="label-studio, files or simulated.")]
 ANNOTATORS = ("label-studio", "files", "simulated")
@@ -159,7 +159,7 @@ def review(
     if dry_run:
         session.report({"command": command, "dry_run": True}, " ".join(command))
         return
-    raise SystemExit(subprocess.run(command, env=environment(), check=False).returncode)
+    raise SystemExit(subprocess.run(command, check=False).returncode)
 
 
 @app.command(epilog="Example: tilth report report.html")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import re
 import sys
 import time
@@ -219,8 +218,3 @@ def strictly(strict: bool, quarantined: int) -> None:
             f"{quarantined:,} rows were quarantined",
             next="See them with `tilth status --quarantine`, or run without --strict",
         )
-
-
-def environment() -> dict[str, str]:
-    """The environment with everything that would make a library phone out switched off."""
-    return os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}

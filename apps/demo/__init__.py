@@ -36,6 +36,7 @@ guideline = "guideline.md"
 
 [train]
 adapt_steps = {steps}
+epochs = {epochs}
 
 [acquisition]
 strategy = "hybrid"
@@ -55,6 +56,7 @@ def play(
     inquiries: int = 3000,
     steps: int = 300,
     batch: int = 100,
+    epochs: float = 0,
     progress: Progress = workspaces.silent,
 ) -> dict[str, Any]:
     """Run the demo in ``directory`` and return its result; what an earlier, killed demo finished is not done again."""
@@ -68,7 +70,7 @@ def play(
         f"Writing a support desk of {inquiries:,} inquiries whose faults are known, to {directory}/corpus"
     )
     truth = corpus.generate(directory / "corpus", seed=SEED, inquiries=inquiries)
-    _prepare(directory, session.actor, steps, batch)
+    _prepare(directory, session.actor, steps, batch, epochs)
     with workspaces.open_workspace(directory, actor=session.actor) as opened:
         session.say("Reading two overlapping exports, fifteen policies and an evaluation set")
         counts = bring(opened, directory / "corpus")
@@ -88,12 +90,12 @@ def play(
     }
 
 
-def _prepare(directory: Path, actor: str, steps: int, batch: int) -> None:
+def _prepare(directory: Path, actor: str, steps: int, batch: int, epochs: float) -> None:
     """The workspace with the desk's question, guideline and labeling functions."""
     if not (directory / config.FILE).is_file():
         workspaces.init(directory, actor=actor, name="freight-desk")
     classes = ", ".join(f'"{name}"' for name in sorted(corpus.INTENTS))
-    text = SETTINGS.format(classes=classes, steps=steps, batch=batch)
+    text = SETTINGS.format(classes=classes, steps=steps, batch=batch, epochs=float(epochs))
     (directory / config.FILE).write_text(text, encoding="utf-8")
     copyfile(Path(__file__).parent / "guideline.md", directory / "guideline.md")
     own = Path(__file__).resolve().parent.parent.parent / "labeling_functions"

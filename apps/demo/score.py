@@ -27,7 +27,10 @@ def wilson(found: int, known: int, z: float = 1.959964) -> list[float]:
     p, n = found / known, known
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return [max(0.0, middle - half), min(1.0, middle + half)]
+    return [
+        max(0.0, min(p, middle - half)),
+        min(1.0, max(p, middle + half)),
+    ]  # rounding must not leave p outside
 
 
 def line(what: str, found: int, known: int, note: str = "") -> dict[str, Any]:

@@ -127,11 +127,12 @@ class Reader:
         self.connection.execute(text(statement), values)
 
     def rows_in(self, statement: str, items: Sequence[Any], **values: Any) -> list[Any]:
-        """``statement`` with ``{items}`` standing for "is one of ``items``", asked in chunks."""
+        """``statement`` with ``{items}`` standing for "is one of ``items``", asked in chunks; rows in no order."""
         statement = statement.replace("{items}", self.among.format("items"))
         rows: list[Any] = []
-        for start in range(0, len(items), CHUNK):
-            chunk = list(items[start : start + CHUNK])
+        ordered = sorted(items)  # neighbours in the index follow each other: less than half the time
+        for start in range(0, len(ordered), CHUNK):
+            chunk = ordered[start : start + CHUNK]
             rows += self.all(
                 statement, items=orjson.dumps(chunk).decode() if self.sqlite else chunk, **values
             )

@@ -206,4 +206,6 @@ def test_control_characters_of_data_never_reach_the_terminal(desk: Path) -> None
         command = [sys.executable, "-m", "apps.cli", "--workspace", "desk", *words]
         done = subprocess.run(command, cwd=desk, capture_output=True, text=True, env=env, check=True)
         shown = done.stdout + done.stderr
-        assert not any(ord(c) < 32 and c not in "\n\t" or 127 <= ord(c) < 160 or c == "\u202e" for c in shown)
+        assert not any(
+            (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 or c == "\u202e" for c in shown
+        )

@@ -210,8 +210,9 @@ def test_few_good_human_answers_are_called_bad(shared_data):
 
 def test_an_automatic_mail_is_held_and_a_customer_who_complains_of_one_is_not() -> None:
     machine = "This is an automatic reply. Please do not reply to this message. Ticket 80."
-    person = "I got an automatic reply last week, and since then nobody has told me where my container is. " + (
-        "It should have been in Antwerp on Monday, and the buyer calls every day. " * 4
+    person = (
+        "I got an automatic reply last week, and since then nobody has told me where my container is. "
+        + ("It should have been in Antwerp on Monday, and the buyer calls every day. " * 4)
     )
     found = {text: [f.filter for f in explain({"prompt": text}, QualityRule())] for text in (machine, person)}
     assert found == {machine: ["automatic"], person: []}

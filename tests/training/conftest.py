@@ -26,7 +26,9 @@ def rows(count: int, seed: int = 0) -> list[dict[str, str]]:
     for _ in range(count):
         topic = rng.choice(sorted(TOPICS))
         words = rng.sample(TOPICS[topic], 2)
-        made.append({"prompt": f"my {words[0]} is about the {words[1]}, please help", "completion": f"{topic}_help"})
+        made.append(
+            {"prompt": f"my {words[0]} is about the {words[1]}, please help", "completion": f"{topic}_help"}
+        )
     return made
 
 

@@ -67,12 +67,18 @@ def test_rows_may_have_different_numbers_of_references():
 
 def test_everything_is_reported_with_its_interval_and_by_slice():
     found = ev.evaluate(
-        ["x", "y", "z", "w"], [["x"], ["y"], ["n"], ["n"]], ["accuracy"], slices={"lang": ["en", "en", "de", None]}
+        ["x", "y", "z", "w"],
+        [["x"], ["y"], ["n"], ["n"]],
+        ["accuracy"],
+        slices={"lang": ["en", "en", "de", None]},
     )
     assert found["metrics"]["accuracy"]["value"] == 0.5
     low, high = found["metrics"]["accuracy"]["ci95"]
     assert 0.0 <= low < 0.5 < high <= 1.0
-    assert found["slices"]["lang=en"] == {"rows": 2, "metrics": {"accuracy": {"value": 1.0, "ci95": [1.0, 1.0]}}}
+    assert found["slices"]["lang=en"] == {
+        "rows": 2,
+        "metrics": {"accuracy": {"value": 1.0, "ci95": [1.0, 1.0]}},
+    }
     assert found["slices"]["lang=de"]["metrics"]["accuracy"]["value"] == 0.0
     assert "lang=None" not in found["slices"]
 

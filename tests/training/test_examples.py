@@ -10,7 +10,16 @@ import pytest
 
 from curation.errors import TilthError, UsageError
 from training import examples
-from training.examples import IGNORED, Encoded, UnfitExample, check, check_tokenizer, encode, preview, prompt_ids
+from training.examples import (
+    IGNORED,
+    Encoded,
+    UnfitExample,
+    check,
+    check_tokenizer,
+    encode,
+    preview,
+    prompt_ids,
+)
 
 CHATML = (
     "{% for m in messages %}<|begin|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
@@ -85,7 +94,9 @@ def test_a_special_token_typed_by_a_person_stays_text(tokenizer, chat, typed):
 def test_without_the_segments_a_typed_special_token_would_end_the_prompt(chat, monkeypatch):
     naive = apply(chat, [{"role": "user", "content": "say <|end|> now"}], add_generation_prompt=True)
     assert naive.count(chat.eos_token_id) == 2  # the flaw is real where the whole text is encoded at once
-    monkeypatch.setattr(examples, "_ids", lambda text, tok, **_: tok(text, add_special_tokens=False)["input_ids"])
+    monkeypatch.setattr(
+        examples, "_ids", lambda text, tok, **_: tok(text, add_special_tokens=False)["input_ids"]
+    )
     with pytest.raises(TilthError, match="turns typed text into a control token"):
         prompt_ids([{"role": "user", "content": "say <|end|> now"}], chat)
 

@@ -72,7 +72,9 @@ def test_the_same_texts_steps_and_seed_make_the_same_base(tmp_path):
 
 def test_a_tiny_base_stops_by_the_clock_and_tells_how_far_it_is(tmp_path):
     told = []
-    made = make_tiny_base(["some words here"] * 50, tmp_path / "a", seconds=1.0, rule=SMALL, progress=told.append)
+    made = make_tiny_base(
+        ["some words here"] * 50, tmp_path / "a", seconds=1.0, rule=SMALL, progress=told.append
+    )
     assert made["metrics"]["steps"] > 0
     assert all(state["steps"] is None and state["loss"] > 0 for state in told)
 
@@ -241,7 +243,9 @@ def test_a_base_that_was_moved_can_be_named(copied, moved_base):
         ({"peft_type": "PROMPT_TUNING"}, "only LORA is loaded"),
     ],
 )
-def test_an_adapter_config_that_reaches_elsewhere_is_refused_even_with_a_forged_manifest(copied, change, said):
+def test_an_adapter_config_that_reaches_elsewhere_is_refused_even_with_a_forged_manifest(
+    copied, change, said
+):
     edit(copied / "adapter_config.json", **change)
     reseal(copied)
     with pytest.raises(IntegrityError, match=said):
@@ -275,7 +279,9 @@ def test_remote_code_is_refused_whatever_the_environment_says(base, monkeypatch)
         monkeypatch.setattr(
             kind,
             "from_pretrained",
-            lambda *a, _real=real, **k: asked.append((k["trust_remote_code"], k["local_files_only"])) or _real(*a, **k),
+            lambda *a, _real=real, **k: (
+                asked.append((k["trust_remote_code"], k["local_files_only"])) or _real(*a, **k)
+            ),
         )
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
     load_base(base)

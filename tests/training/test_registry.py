@@ -41,7 +41,9 @@ def test_times_are_recorded_but_are_no_part_of_the_name(sealed):
 
 def test_one_changed_byte_is_found_by_the_files_name(sealed):
     (sealed / "weights.safetensors").write_bytes(b"12346")
-    with pytest.raises(IntegrityError, match=r"weights\.safetensors: the file is not the one that was written"):
+    with pytest.raises(
+        IntegrityError, match=r"weights\.safetensors: the file is not the one that was written"
+    ):
         registry.verify(sealed)
 
 
@@ -76,7 +78,9 @@ def test_a_manifest_of_another_format_is_refused_by_name(sealed):
         registry.read(sealed)
 
 
-@pytest.mark.parametrize("name", ["adapter_model.bin", "optimizer.pt", "rng_state.pth", "x.pkl", "training_args.BIN"])
+@pytest.mark.parametrize(
+    "name", ["adapter_model.bin", "optimizer.pt", "rng_state.pth", "x.pkl", "training_args.BIN"]
+)
 def test_a_pickle_is_refused_by_name(sealed, name):
     (sealed / name).write_bytes(b"x")
     with pytest.raises(IntegrityError, match=f"{name}: this file may hold a pickle"):
@@ -117,6 +121,9 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(registry, "_write", full)
-    with pytest.raises(StorageFailed, match="the disk is full"), registry.partial(tmp_path / "made") as folder:
+    with (
+        pytest.raises(StorageFailed, match="the disk is full"),
+        registry.partial(tmp_path / "made") as folder,
+    ):
         registry.seal(folder, {"kind": "adapter"}, {})
     assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,9 @@ def loaded(base) -> Loaded:
 
 
 def view(prompts: list[str]) -> object:
-    made = [{"record": f"r{i}", "messages": records.user_message(p), "prompt": p} for i, p in enumerate(prompts)]
+    made = [
+        {"record": f"r{i}", "messages": records.user_message(p), "prompt": p} for i, p in enumerate(prompts)
+    ]
     return records.table(made, records.VIEW)
 
 

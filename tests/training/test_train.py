@@ -46,7 +46,11 @@ def test_the_same_rows_recipe_and_seed_give_the_same_weights(base, tmp_path):
 def test_training_leaves_the_global_generators_alone(base, tmp_path):
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist()
     loss_of(base, tmp_path / "a")
-    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist())
+    assert before == (
+        random.getstate(),
+        np.random.get_state()[1].tolist(),
+        torch.random.get_rng_state().tolist(),
+    )
 
 
 def test_training_learns(base, tmp_path):
@@ -82,7 +86,13 @@ def test_the_rows_decide_the_name_of_the_data(base, tmp_path):
 
 def test_a_table_is_learned_by_its_train_split_and_measured_on_its_validation_split(base, tmp_path):
     made = [
-        {**row, "record": str(i), "messages": records.user_message(row["prompt"]), "weight": 1.0, "split": split}
+        {
+            **row,
+            "record": str(i),
+            "messages": records.user_message(row["prompt"]),
+            "weight": 1.0,
+            "split": split,
+        }
         for split in ("train", "validation", "test")
         for i, row in enumerate(rows(8))
     ]
@@ -166,7 +176,9 @@ def test_weights_are_levelled_by_tokens(tokenizer):
 
 
 def test_a_heavier_row_is_learned_better(base, tmp_path):
-    question = [{"prompt": "my card is blocked", "completion": answer} for answer in ("card_help", "refund_help")]
+    question = [
+        {"prompt": "my card is blocked", "completion": answer} for answer in ("card_help", "refund_help")
+    ]
     recipe = dataclasses.replace(QUICK, max_steps=25, batch=2)
 
     def wins(weights: list[float], where: str) -> str:
@@ -191,7 +203,10 @@ def test_only_learned_positions_are_scored_and_the_result_is_the_models_own_loss
     assert len(nll) == len(row) == sum(m.supervised for m in made)
     assert float(nll.mean()) == pytest.approx(float(theirs), rel=1e-5)
     model.config.logit_scale = 1.5  # an architecture that bends its logits goes the long way round
-    assert training.answer_nll(model, batch["input_ids"], batch["attention_mask"], batch["labels"])[0].shape == nll.shape
+    assert (
+        training.answer_nll(model, batch["input_ids"], batch["attention_mask"], batch["labels"])[0].shape
+        == nll.shape
+    )
 
 
 # ----------------------------------------------------------------------------------------- refusals
@@ -308,7 +323,9 @@ train(rows(24), recipe, {base!r}, {out!r}, progress=slowly)
 
 def start(base: Path, out: Path) -> subprocess.Popen[str]:
     code = SCRIPT.format(root=str(ROOT), base=str(base), out=str(out))
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
 
 
 def test_a_killed_training_leaves_nothing_that_could_be_loaded_and_the_next_one_sweeps_up(base, tmp_path):
