@@ -1,5 +1,5 @@
 """What people touch: the command line, the review pages, the demo. Parse, call, report; nothing is decided here."""
 
-from training import stay_offline
+from training import settle_environment
 
-stay_offline()
+settle_environment()

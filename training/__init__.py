@@ -3,15 +3,18 @@
 import os
 
 
-def stay_offline() -> None:
-    """Keep the libraries of model hubs from phoning out: they read these variables once, when they are imported.
+def settle_environment() -> None:
+    """Set what libraries read once, when they are imported. What somebody has set already stays.
 
-    Some of them look for a newer configuration, a kernel or a model card on every call, also for local models.
+    The libraries of model hubs look for a newer configuration, a kernel or a model card even for local models: they
+    are kept from phoning out. Threads that wait for each other sleep instead of spinning: on a machine that does other
+    work too, spinning made the same training ten times slower.
     """
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ.setdefault(name, "1")
     for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         os.environ.setdefault(name, "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-stay_offline()
+settle_environment()

@@ -54,9 +54,9 @@ def play(
     *,
     rounds: int = 2,
     inquiries: int = 3000,
-    steps: int = 300,
-    batch: int = 100,
-    epochs: float = 0,
+    steps: int = 250,
+    batch: int = 80,
+    epochs: float = 10,
     progress: Progress = workspaces.silent,
 ) -> dict[str, Any]:
     """Run the demo in ``directory`` and return its result; what an earlier, killed demo finished is not done again."""

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import orjson
-import pyarrow as pa
 import pytest
 import torch
 
 from curation import records, snapshot
+from curation.artifacts import Store
 from curation.errors import ConflictError, GateRefused, IntegrityError, TilthError, UsageError
+from tests.curation import test_snapshot as toys
 from tests.training.conftest import rows
 from training import registry
 from training import train as training
@@ -54,9 +55,9 @@ def test_training_leaves_the_global_generators_alone(base, tmp_path):
 
 
 def test_training_learns(base, tmp_path):
-    recipe = dataclasses.replace(QUICK, max_steps=40, rank=8, alpha=16)
-    before, after = loss_of(base, tmp_path / "a"), loss_of(base, tmp_path / "b", recipe)
-    assert after.eval_loss < 0.7 * before.eval_loss
+    longer = dataclasses.replace(QUICK, max_steps=60, rank=16, alpha=32, lr=1e-2)
+    before, after = loss_of(base, tmp_path / "a"), loss_of(base, tmp_path / "b", longer)
+    assert after.eval_loss < before.eval_loss - 0.5
 
 
 def test_a_manifest_says_what_made_the_weights(base, tmp_path):
@@ -372,22 +373,40 @@ def test_progress_is_told(base, tmp_path):
 # ----------------------------------------------------------------------------------- the snapshot's gate
 
 
-def test_a_snapshot_is_loaded_for_training_only_through_its_gates(monkeypatch, tmp_path):
-    seen = []
-
-    def gate(where, *, approved):  # type: ignore[no-untyped-def]
-        seen.append((where, approved))
-        raise GateRefused("the pii gate refused")
-
-    monkeypatch.setattr(snapshot, "require_trainable", gate)
-    with pytest.raises(GateRefused, match="pii gate"):
-        load_snapshot_for_training(tmp_path, approved=True)
-    assert seen == [(tmp_path, True)]
+@pytest.fixture
+def frozen(tmp_path: Path) -> Path:
+    """A snapshot of which a curator must approve."""
+    rule = snapshot.GateRule(approval="curator")
+    return snapshot.freeze([toys.examples(40)], Store(tmp_path), facts=toys.FACTS, rule=rule).path
 
 
-def test_a_folder_that_is_no_snapshot_is_not_trained_on(tmp_path):
-    (tmp_path / "data").mkdir()
-    pa.parquet = __import__("pyarrow.parquet").parquet
-    pa.parquet.write_table(records.EXAMPLES.empty_table(), tmp_path / "data" / "train-0.parquet")
-    with pytest.raises((UsageError, IntegrityError)):
-        load_snapshot_for_training(tmp_path, approved=True)
+def test_an_approved_snapshot_is_trained_on(frozen, base, tmp_path):
+    table = load_snapshot_for_training(frozen, approved=True)
+    assert table.schema == records.EXAMPLES
+    made = train(table, QUICK, base, tmp_path / "out", provenance={"snapshot": frozen.name})
+    assert registry.read(made.adapter)["snapshot"] == frozen.name
+    assert made.metrics["examples"] == 20
+
+
+VIOLATIONS = {
+    "unscrubbed": (toys._gate("pii", "refused"), True, GateRefused),
+    "leaking": (toys._gate("leakage", "refused"), True, GateRefused),
+    "not approved": (lambda folder: None, None, GateRefused),
+    "refused by a curator": (lambda folder: None, False, GateRefused),
+    "a changed byte": (toys._edit_byte, True, IntegrityError),
+    "a row replaced, the manifest forged": (toys._rewrite_row, True, IntegrityError),
+    "without a manifest": (lambda folder: (folder / "manifest.json").unlink(), True, IntegrityError),
+}
+
+
+@pytest.mark.parametrize("name", VIOLATIONS)
+def test_a_snapshot_that_nobody_vouches_for_is_refused(frozen, name):
+    damage, approved, error = VIOLATIONS[name]
+    damage(frozen)
+    with pytest.raises(error):
+        load_snapshot_for_training(frozen, approved=approved)
+
+
+def test_the_refusal_comes_from_the_gate_and_not_from_reading(frozen, monkeypatch):
+    monkeypatch.setattr(snapshot, "require_trainable", lambda path, approved: snapshot.show(path))
+    assert load_snapshot_for_training(frozen, approved=False).num_rows == 40
