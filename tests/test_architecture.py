@@ -116,7 +116,10 @@ def test_the_heavy_check_sees_a_heavy_package() -> None:
 
 
 def test_the_command_line_loads_nothing_heavy_and_answers_at_once() -> None:
-    help_screen = "import sys; sys.argv = ['tilth', '--help']\nfrom apps.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
+    help_screen = (
+        "import sys; sys.argv = ['tilth', '--help']\nfrom apps.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass"
+    )
     assert loaded_by(help_screen) == set()
     seconds = []
     for _ in range(3):

@@ -5,8 +5,10 @@ Results go to stdout, talk to stderr. Commands that need a workspace find it in 
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,6 +53,9 @@ def options(
 def main(args: list[str] | None = None) -> None:
     """The entry point: runs one command and exits with the code that its outcome stands for."""
     signal.signal(signal.SIGTERM, _terminated)
+    # What libraries tell their own developers (kernels that are not there, names that will change) helps no user.
+    warnings.simplefilter("ignore", FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app(args=args, prog_name="tilth")
     except TilthError as error:

@@ -103,8 +103,6 @@ class Meter:
     total is known.
     """
 
-    EVERY = {True: 0.1, False: 5.0}
-
     def __init__(self, stream: Any) -> None:
         self.stream = stream
         self.live = bool(stream and stream.isatty())
@@ -119,7 +117,7 @@ class Meter:
         if what != self.what:
             self.end_line()
             self.what, self.begun, self.shown = what, now, 0.0
-        if now - self.shown < self.EVERY[self.live]:
+        if now - self.shown < (0.1 if self.live else 5.0):
             return
         self.shown = now
         self.draw(self.line(done, total, now - self.begun))
