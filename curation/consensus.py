@@ -122,6 +122,9 @@ def text_consensus(opinions: Iterable[Opinion], rule: ConsensusRule | None = Non
     found: list[Consensus] = []
     for record, said in _by_record(opinions).items():
         heard = [o for o in said if o.kind == "curator"] or said
+        if len(heard) == 1:  # by far the most, and nothing to compare
+            found.append(_agreed(record, heard, heard[0].value, 1.0, False, ""))
+            continue
         clusters: dict[str, list[Opinion]] = defaultdict(list)
         for opinion in heard:
             clusters[normalise(opinion.value)].append(opinion)

@@ -7,6 +7,8 @@ with the way to get it.
 
 from __future__ import annotations
 
+from training import cpu  # isort: skip  # noqa: F401  before torch reads the environment
+
 import functools
 import math
 import re
@@ -275,11 +277,12 @@ def context_length(model: Any) -> int:
 # --------------------------------------------------------------------------------------------- adapters
 
 
-def attach(model: Any, recipe: Recipe) -> Any:
+def attach(model: Any, recipe: Recipe, tokens: Sequence[int] = ()) -> Any:
     """The model with a fresh LoRA adapter of the recipe on it; only the adapter is trainable.
 
     LoRA: Hu et al. 2021 (arXiv 2106.09685), on every linear layer but the head, as Dettmers et al. 2023 (arXiv
-    2305.14314) found necessary. The initial values come from torch's global generator.
+    2305.14314) found necessary. The initial values come from torch's global generator. The embeddings of ``tokens``
+    (ids) are trained along, in the head too where the two are tied.
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -290,8 +293,15 @@ def attach(model: Any, recipe: Recipe) -> Any:
         target_modules=recipe.target if recipe.target == "all-linear" else recipe.target.split(","),
         task_type=TaskType.CAUSAL_LM,
         bias="none",
+        trainable_token_indices={_embedding_name(model): list(tokens)} if tokens else None,
+        ensure_weight_tying=bool(tokens) and bool(model.config.tie_word_embeddings),
     )
     return get_peft_model(model, config)
+
+
+def _embedding_name(model: Any) -> str:
+    embedding = model.get_input_embeddings()
+    return next(name.rpartition(".")[2] for name, module in model.named_modules() if module is embedding)
 
 
 def load_adapter(

@@ -8,6 +8,8 @@ The same examples, recipe and base give the same weights on the same CPU.
 
 from __future__ import annotations
 
+from training import cpu  # isort: skip  # noqa: F401  before torch reads the environment
+
 import dataclasses
 import math
 import platform
@@ -53,7 +55,8 @@ class Recipe:
 
     ``method``: ``lora`` trains an adapter, ``full`` every weight, ``adapt`` every weight on plain text (continued
     pre-training). ``warmup`` is a share of all steps. ``batch`` counts rows per update, of which ``micro_batch`` go
-    through the model at once. ``lr`` falls from its peak by ``schedule``.
+    through the model at once. ``lr`` falls from its peak by ``schedule``. ``answer_tokens`` also trains the embeddings of
+    the tokens that answers are made of: a small base may never have read them, and its head is its embedding.
     """
 
     method: str = "lora"
@@ -61,6 +64,7 @@ class Recipe:
     alpha: int = 32
     dropout: float = 0.0
     target: str = "all-linear"
+    answer_tokens: bool | None = None
     epochs: float | None = None
     max_steps: int | None = None
     lr: float | None = None
@@ -106,7 +110,8 @@ class Recipe:
         enough = ENOUGH_STEPS * self.batch / max(rows, 1)
         epochs = self.epochs or (min(MOST_EPOCHS, max(3.0, round(enough))) if small else 3.0)
         micro = min(self.batch, self.micro_batch or self.batch)
-        return dataclasses.replace(self, lr=lr, epochs=epochs, micro_batch=micro)
+        tokens = self.method == "lora" and (small if self.answer_tokens is None else self.answer_tokens)
+        return dataclasses.replace(self, lr=lr, epochs=epochs, micro_batch=micro, answer_tokens=tokens)
 
 
 SCHEDULES = ("cosine", "linear", "constant")
@@ -181,7 +186,7 @@ def train(
             raise _nothing_to_learn(len(rows), refused)
         recipe = recipe.settled(sum(p.numel() for p in model.parameters()), len(learned))
         if recipe.method == "lora":
-            model = attach(model, recipe)
+            model = attach(model, recipe, tokens=answer_tokens(learned) if recipe.answer_tokens else ())
         trained, went = _fit(model, tokenizer, learned, weights, recipe, folder, progress)
         eval_loss = mean_loss(trained, measured, tokenizer) if measured else None
         metrics = {
@@ -296,6 +301,11 @@ def encode_rows(
         learned += made
         weights += [row.weight] * len(made)
     return learned, weights, refused
+
+
+def answer_tokens(rows: Sequence[Encoded]) -> list[int]:
+    """The ids that occur among the learned tokens, sorted."""
+    return sorted({label for row in rows for label in row.labels} - {IGNORED})
 
 
 def _encode(row: Example, tokenizer: Any, max_length: int, method: str) -> list[Encoded]:
