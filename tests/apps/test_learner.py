@@ -1,0 +1,133 @@
+"""The trainer as the loop wants it: what may not be trained on is refused, and finished work is found again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from apps.learner import LocalLearner, find_adapter, generate, grouped
+from curation import assemble, snapshot, workspace
+from curation.curate import curate
+from curation.errors import GateRefused, IntegrityError, UsageError
+from curation.formats import Mapping
+from curation.records import EXAMPLES, table, user_message
+from curation.workspace import Workspace, init, open_workspace
+from tests.curation.toys import inquiries, write_rows
+
+
+def desk(folder: Path, **settings: str) -> Path:
+    """A workspace with labelled, curated rows and a base that takes seconds to make."""
+    init(folder, actor="ana", name="desk")
+    text = (folder / "tilth.toml").read_text().replace("rank = 16", "rank = 4\nadapt_steps = 4\nepochs = 1.0")
+    for old, new in settings.items():
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "tilth.toml").write_text(text)
+    rows = write_rows(
+        folder / "rows.jsonl", [{**row, "completion": row.pop("gold")} for row in inquiries(60)]
+    )
+    with open_workspace(folder, actor="ana") as opened:
+        workspace.ingest(opened, rows, mapping=Mapping(id="id"), trust="reference")
+        curate(opened)
+    return folder
+
+
+def frozen(opened: Workspace) -> str:
+    return assemble.freeze(opened, assemble.compose(opened)).name
+
+
+def base(learner: LocalLearner) -> str:
+    texts = (row["prompt"] for row in inquiries(60))
+    return learner.base(texts, workspace.silent)
+
+
+def test_an_adapter_is_trained_once_and_found_again(tmp_path: Path) -> None:
+    with open_workspace(desk(tmp_path / "w"), actor="ana") as opened:
+        learner = LocalLearner(opened)
+        name, made = frozen(opened), base(learner)
+        first = learner.train(name, base=made, progress=workspace.silent)
+        stamp = (opened.store.root / first.folder / "manifest.json").stat().st_mtime_ns
+        again = learner.train(name, base=made, progress=workspace.silent)
+        assert again == first
+        assert (opened.store.root / first.folder / "manifest.json").stat().st_mtime_ns == stamp
+
+
+def test_a_snapshot_that_waits_for_a_curator_is_refused_until_it_is_approved(tmp_path: Path) -> None:
+    folder = desk(tmp_path / "w", **{'approval = "gates"': 'approval = "curator"'})
+    with open_workspace(folder, actor="ana") as opened:
+        learner = LocalLearner(opened)
+        name, made = frozen(opened), base(learner)
+        with pytest.raises(GateRefused, match="curator"):
+            learner.train(name, base=made, progress=workspace.silent)
+        opened.ledger.approve(name, "approved", by="ana", reason="looked at it")
+        assert learner.train(name, base=made, progress=workspace.silent).adapter
+        opened.ledger.approve(name, "refused", by="ana", reason="on second thoughts")
+        (opened.store.root / "adapters").rename(opened.store.root / "elsewhere")
+        with pytest.raises(GateRefused, match="refused"):
+            learner.train(name, base=made, progress=workspace.silent)
+
+
+def test_a_snapshot_with_one_changed_byte_is_refused(tmp_path: Path) -> None:
+    with open_workspace(desk(tmp_path / "w"), actor="ana") as opened:
+        learner = LocalLearner(opened)
+        name, made = frozen(opened), base(learner)
+        data = next((opened.store.path("snapshots", name) / "data").glob("train-*"))
+        body = bytearray(data.read_bytes())
+        body[len(body) // 2] ^= 1
+        data.chmod(0o644)
+        data.write_bytes(bytes(body))
+        with pytest.raises(IntegrityError):
+            learner.train(name, base=made, progress=workspace.silent)
+        assert not (opened.store.root / "adapters").exists()
+
+
+def test_rows_that_no_scan_has_seen_are_not_frozen(tmp_path: Path) -> None:
+    folder = desk(tmp_path / "w")
+    more = write_rows(
+        tmp_path / "more.jsonl",
+        [{"id": "N1", "prompt": "call me at +1 212 555 0188", "completion": "billing"}],
+    )
+    with open_workspace(folder, actor="ana") as opened:
+        workspace.ingest(opened, more, mapping=Mapping(id="id"), trust="reference")
+        with pytest.raises(GateRefused, match="has not seen"):
+            assemble.compose(opened)
+        curate(opened)
+        assert frozen(opened)
+
+
+def test_a_snapshot_trains_on_another_host_and_its_adapter_comes_back_verified(tmp_path: Path) -> None:
+    from training import registry
+
+    with open_workspace(desk(tmp_path / "here"), actor="ana") as opened:
+        name, made = frozen(opened), base(LocalLearner(opened))
+        snapshot.export_directory(opened.store, name, tmp_path / "carried")
+        bases = opened.store.root / "bases"
+        init(tmp_path / "there", actor="ben", name="there")
+        with open_workspace(tmp_path / "there", actor="ben") as other:
+            assert snapshot.import_directory(tmp_path / "carried", other.store).name == name
+            other.store.root.mkdir(exist_ok=True)
+            (other.store.root / "bases").symlink_to(bases)
+            trained = LocalLearner(other).train(name, base=made, progress=workspace.silent)
+            folder = other.store.root / trained.folder
+            assert registry.verify(folder)["snapshot"] == name
+        answer = generate(folder, "where is my invoice", None, None, 4)
+        assert isinstance(answer["text"], str)
+
+
+def test_an_adapter_is_named_by_folder_or_refused_in_words(tmp_path: Path) -> None:
+    from apps.cli.session import Session
+
+    assert find_adapter(Session(), str(tmp_path)) == tmp_path
+    with pytest.raises(UsageError, match="no workspace"):
+        find_adapter(Session(root=tmp_path), "abcdef")
+
+
+def test_test_rows_of_one_record_are_one_prompt_with_several_references() -> None:
+    rows = [
+        {"record": record, "messages": user_message(record), "completion": answer}
+        for record, answer in (("b", "one"), ("a", "two"), ("b", "three"))
+    ]
+    prompts, references = grouped(table(rows, EXAMPLES))
+    assert [p[0]["content"] for p in prompts] == ["a", "b"]
+    assert references == [["two"], ["one", "three"]]
