@@ -25,8 +25,9 @@ system:
 demo: setup
 	@$(BIN)/tilth demo
 
+# Two workers, a file each at a time: most tests wait for processes, servers and disks.
 test: setup system
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m pytest tests/test_architecture.py tests/curation -m 'not slow and not gpu and not server and not browser'

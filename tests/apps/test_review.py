@@ -619,6 +619,12 @@ def test_in_a_browser_keys_decide_typing_does_not_and_nothing_is_fetched(root: P
         assert asked == ["/control"], "the bait notices a page that does ask"
 
 
+SECOND_IS_CHOSEN = """() => {
+    const cards = [...document.querySelectorAll("button")].map(b => b.innerText).filter(t => /^Cho(ose|sen)/.test(t));
+    return cards.length > 1 && cards[0].startsWith("Choose") && cards[1].startsWith("Chosen");
+}"""
+
+
 def press_key(page: Any, key: str, shows: str) -> None:
     """Press once the page has come to rest, as a person does, and wait for what it leads to."""
     page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
@@ -628,6 +634,7 @@ def press_key(page: Any, key: str, shows: str) -> None:
 
 def _keys(page: Any, at: Desk, ids: dict[str, str]) -> None:
     press_key(page, "2", "Chosen")
+    page.wait_for_function(SECOND_IS_CHOSEN)  # the first card says "Chosen" too, until the page was drawn again
     press_key(page, "e", "Save")
     box = page.locator("textarea")
     box.click()
