@@ -26,13 +26,13 @@ demo: setup
 	@$(BIN)/tilth demo
 
 # Two workers, a file each at a time: most tests wait for processes, servers and disks.
-test: setup system
+test: setup system label-studio-install
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m pytest tests/test_architecture.py tests/curation -m 'not slow and not gpu and not server and not browser'
 
-check-long: setup system
+check-long: setup system label-studio-install
 	@$(BIN)/python -m pytest -m 'slow and not gpu' --timeout 7200
 
 bench: setup

@@ -55,6 +55,7 @@ def main(args: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminated)
     # What libraries tell their own developers (kernels that are not there, names that will change) helps no user.
     warnings.simplefilter("ignore", FutureWarning)
+    warnings.filterwarnings("ignore", module="peft")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app(args=args, prog_name="tilth")
