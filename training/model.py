@@ -528,7 +528,7 @@ class Lesson:
         """Endless batches of (ids, where the answer begins), each of documents of about the same length."""
         rng = np.random.default_rng(self.rule.seed)
         while True:
-            order = rng.permutation(len(self.texts))
+            order = rng.permutation(len(self.texts)).tolist()
             for start in range(0, len(order), _POOLED):
                 made = sorted(self._documents(order[start : start + _POOLED], rng), key=lambda d: len(d[0]))
                 groups = list(self._cut(made))

@@ -90,7 +90,10 @@ class Recipe:
                 f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}",
             ),
             (self.rank < 1 or self.alpha < 1, "rank and alpha are at least 1"),
-            (self.batch < 1 or (self.micro_batch is not None and self.micro_batch < 1), "batch and micro_batch are at least 1"),
+            (
+                self.batch < 1 or (self.micro_batch is not None and self.micro_batch < 1),
+                "batch and micro_batch are at least 1",
+            ),
             (self.max_length < 2, "max_length is at least 2"),
             (self.lr is not None and not 0 < self.lr <= 1, "lr lies above 0 and is at most 1"),
             (self.epochs is not None and self.epochs <= 0, "epochs is above 0"),
