@@ -24,7 +24,7 @@ def _same_main() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """The URL of a PostgreSQL server started for this session; skips where there is none to start."""
+    """The URL of a PostgreSQL server started for this run of the tests; skips where there is none to start."""
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'tilth[postgres]'")
     try:
         context = postgres.server()

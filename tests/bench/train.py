@@ -20,22 +20,7 @@ from typing import Any
 from training.model import attach, load_base, make_tiny_base, open_model, resolve_base
 from training.train import Recipe, train
 
-WORDS = [
-    "card",
-    "payment",
-    "transfer",
-    "account",
-    "balance",
-    "refund",
-    "cash",
-    "fee",
-    "limit",
-    "top",
-    "rate",
-    "charge",
-    "exchange",
-    "pin",
-]
+WORDS = ("card", "payment", "transfer", "account", "balance", "refund", "cash", "fee", "limit", "rate", "pin")
 
 
 def rows(count: int) -> list[dict[str, str]]:
