@@ -111,7 +111,9 @@ def test_ctrl_c_ends_all_processes_and_no_traceback_comes_from_them(tmp_path: Pa
     script = tmp_path / "run.py"
     script.write_text(
         textwrap.dedent("""
-        import multiprocessing, sys, time
+        import multiprocessing, signal, sys, time
+        # A shell without job control starts what runs in the background with Ctrl-C ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         from curation.engine import run_batches
         from tests.curation.test_engine import square
         if __name__ == "__main__":
