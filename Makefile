@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LS_VENV := .venv-label-studio
+WORKSPACE ?= demo-workspace
 
 .PHONY: setup demo test check check-long bench review label-studio label-studio-install system clean
 
@@ -39,7 +40,7 @@ bench: setup
 	@$(BIN)/python -m tests.bench
 
 review: setup
-	@$(BIN)/tilth review
+	@$(BIN)/tilth --workspace $(WORKSPACE) review
 
 label-studio: setup label-studio-install
 	@$(BIN)/python -m apps.label_studio_server

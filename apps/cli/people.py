@@ -155,7 +155,7 @@ def review(
     from apps import review as pages
     from curation.config import find_root
 
-    command = pages.command(find_root(session.root).resolve(), port)
+    command = pages.command(find_root(session.root).resolve(), port, actor=session.actor)
     if dry_run:
         session.report({"command": command, "dry_run": True}, " ".join(command))
         return
