@@ -108,15 +108,16 @@ class Meter:
         self.live = bool(stream and stream.isatty())
         self.what = ""
         self.begun = self.shown = 0.0
-        self.width = 0
+        self.width = self.last = 0
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
         if self.stream is None:
             return
         now = time.monotonic()
-        if what != self.what:
+        if what != self.what or done < self.last:  # the next piece of work, or the same kind of work again
             self.end_line()
             self.what, self.begun, self.shown = what, now, 0.0
+        self.last = done
         if now - self.shown < (0.1 if self.live else 5.0):
             return
         self.shown = now

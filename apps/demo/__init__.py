@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, which
 from typing import TYPE_CHECKING, Any
 
 from apps.cli.people import rounds_text
@@ -127,13 +127,15 @@ def bring(opened: Workspace, folder: Path) -> dict[str, dict[str, int]]:
 
 
 def commands(directory: Path) -> list[str]:
-    """What to type next."""
+    """What to type next, with the command as it can be typed from here."""
+    tilth = "tilth" if which("tilth") else ".venv/bin/tilth"
+    desk = f"{tilth} --workspace {directory}"
     return [
-        f"tilth --workspace {directory} snapshot list",
-        f"tilth --workspace {directory} curate --explain RECORD",
-        f"tilth --workspace {directory} review",
-        f"tilth --workspace {directory} run --rounds 3 --annotator simulated",
-        "tilth init my-desk",
+        f"{desk} snapshot list",
+        f"{desk} curate --explain RECORD",
+        f"{desk} review",
+        f"{desk} run --rounds 3 --annotator simulated",
+        f"{tilth} init my-desk",
     ]
 
 
