@@ -31,6 +31,7 @@ Progress = Callable[[str, int, int | None], None]
 """Told what is being done, how many are done, and of how many (``None`` where nobody knows)."""
 
 KEY_FILE = ".tilth/pseudonym.key"
+INGEST_BATCH = 50_000  # rows in a transaction: each ends with the disk, and large ones look up more at once
 GUIDE = """\
 Labeling functions of this workspace: every .py file here is searched for them.
 
@@ -191,7 +192,7 @@ def ingest(
     )
     maker = _RecordMaker(source, trust)
     reserved: list[str] = []
-    for batch in formats.read(path, mapping=mapping, format=shape):
+    for batch in formats.read(path, mapping=mapping, format=shape, batch=INGEST_BATCH):
         new = [maker.record(row) for row in batch.rows]
         added = book.add_rows(number, new)
         bad = [*(_aside(path, row) for row in batch.bad), *_conflicts(path, batch.rows, added.conflicts)]
