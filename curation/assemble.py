@@ -471,7 +471,7 @@ def _facts(workspace: Workspace, composed: Composition, label: str, round: int |
     config = workspace.config
     return {
         "workspace": config.workspace.name,
-        "parent": _parent(workspace, composed, label),
+        "parent": workspace.ledger.watermark(f"snapshot:{label}"),
         "round": round,
         "rules": {stage: rules.of(stage) for stage in STAGES} | {"settings": settings(config)},
         "versions": versions(),
@@ -488,11 +488,6 @@ def _facts(workspace: Workspace, composed: Composition, label: str, round: int |
         "agreement": {"alpha": composed.alpha},
         "card": {"title": config.workspace.name, "languages": list(config.workspace.languages)},
     }
-
-
-def _parent(workspace: Workspace, composed: Composition, label: str) -> str | None:
-    """The snapshot that this one follows; a snapshot that is frozen again keeps the parent that it had."""
-    return workspace.ledger.watermark(f"snapshot:{label}")
 
 
 def versions() -> dict[str, str]:

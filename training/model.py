@@ -7,8 +7,6 @@ with the way to get it.
 
 from __future__ import annotations
 
-from training import cpu  # isort: skip  # noqa: F401  before torch reads the environment
-
 import functools
 import math
 import re

@@ -11,8 +11,6 @@ much as one long answer.
 
 from __future__ import annotations
 
-from training import cpu  # isort: skip  # noqa: F401  before torch reads the environment
-
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -8,8 +8,6 @@ The same examples, recipe and base give the same weights on the same CPU.
 
 from __future__ import annotations
 
-from training import cpu  # isort: skip  # noqa: F401  before torch reads the environment
-
 import dataclasses
 import math
 import platform

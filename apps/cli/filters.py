@@ -33,12 +33,12 @@ def sink(out: str, dry_run: bool) -> Iterator[Callable[[Mapping[str, Any]], None
     """Somewhere to write rows to, one JSON object a line; a file appears whole at the end, or not at all."""
     import orjson
 
-    from curation.formats.write import _target_file as target
+    from curation.formats.write import target_file
 
     if not out or dry_run:
         yield lambda row: None
         return
-    with target(out) as file:
+    with target_file(out) as file:
         yield _writer(file, orjson.dumps)
 
 

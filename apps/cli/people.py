@@ -29,7 +29,7 @@ def annotator(name: str) -> Any:
     return people.files() if name == "files" else people.label_studio()
 
 
-def loop_of(opened: Any, name: str, meter: Any, batch: int, strategy: str, threads: int = 0) -> Any:
+def loop_of(opened: Any, name: str, meter: Any, batch: int, strategy: str) -> Any:
     """The run that a name stands for: one per kind of annotator and workspace."""
     from apps.learner import LocalLearner
     from curation.loop import Run

@@ -79,7 +79,7 @@ def write(
     to, container = _target(to, path)
     names = names or Mapping()
     count = _Count(on_bad)
-    with _target_file(path) as sink:
+    with target_file(path) as sink:
         if container == "parquet":
             _write_parquet(sink, rows, to, names, count)
         elif container in ("csv", "tsv"):
@@ -175,7 +175,7 @@ def _target(to: str | None, path: str | Path) -> tuple[str, str]:
 
 
 @contextmanager
-def _target_file(path: str | Path) -> Iterator[IO[bytes]]:
+def target_file(path: str | Path) -> Iterator[IO[bytes]]:
     """A place to write; at the end it becomes the file, and before it there is nothing to see."""
     if str(path) == "-":
         yield sys.stdout.buffer
