@@ -1,4 +1,4 @@
-"""Where a row stage runs: here, or in several processes. Results come in the order of the batches, whoever
+"""Where work runs: here, in several processes, or ahead in one. Results come in the order of the batches, whoever
 was first.
 
 A stage stays a pure function of a batch; this module knows nothing of tables or rules. It never holds more
@@ -7,6 +7,7 @@ than a few batches per process, and it leaves no process behind: not after an er
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import signal
 from collections import deque
@@ -14,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TypeVar
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
 
 from curation.errors import TilthError, UsageError
 
@@ -65,6 +67,53 @@ def _in_processes(
     finally:
         # What runs ends with its batch; what waits is dropped. Then the processes are gone.
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_ahead(produce: Callable[..., Iterator[Result]], *arguments: Any) -> Iterator[Result]:
+    """The items of ``produce(*arguments)``, made in a process of its own, one ahead of the one in use.
+
+    ``produce`` must be importable, and arguments and items must pickle. An exception comes out as it is, after the
+    items before it; a process that dies is a :class:`TilthError`. The process ends when the iterator is closed.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_produce, args=(theirs, produce, arguments), daemon=True)
+    with _interrupts_held():  # the process inherits what is held
+        process.start()
+    theirs.close()  # so that the end of the process is the end of what can be received
+    try:
+        while (message := _received(ours)) is not None:
+            item, error = message
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        ours.close()
+        process.terminate()
+        process.join()
+
+
+def _produce(out: Connection, produce: Callable[..., Iterator[Any]], arguments: tuple[Any, ...]) -> None:
+    """In the process that runs ahead: ``(item, None)`` per item, ``(None, error)`` on an exception, then ``None``."""
+    _leave_interrupts()
+    gc.disable()  # batches are large and hold no cycles: looking for some costs a tenth of the time
+    try:
+        for item in produce(*arguments):
+            out.send((item, None))
+        out.send(None)
+    except BrokenPipeError:
+        return  # nobody listens any more
+    except Exception as error:
+        out.send((None, error))
+
+
+def _received(ours: Connection) -> Any:
+    try:
+        return ours.recv()
+    except EOFError:
+        raise TilthError(
+            "the process that reads ahead died", next="Most often memory ran out: free some, and run it again"
+        ) from None
 
 
 def _leave_interrupts() -> None:

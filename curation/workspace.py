@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -22,16 +22,15 @@ from typing import Any
 import pyarrow as pa
 
 from curation import config as configuration
-from curation import formats, records
+from curation import formats, intake, records
 from curation.artifacts import Store
 from curation.errors import ConflictError, UsageError, storage_errors
-from curation.ledger import Ledger, NewQuarantine, NewRecord, Passage
+from curation.ledger import Ledger, Passage
 
 Progress = Callable[[str, int, int | None], None]
 """Told what is being done, how many are done, and of how many (``None`` where nobody knows)."""
 
 KEY_FILE = ".tilth/pseudonym.key"
-INGEST_BATCH = 50_000  # rows in a transaction: each ends with the disk, and large ones look up more at once
 GUIDE = """\
 Labeling functions of this workspace: every .py file here is searched for them.
 
@@ -160,6 +159,7 @@ def ingest(
     source: str = "main",
     eval_set: str | None = None,
     dry_run: bool = False,
+    processes: int = 1,
     progress: Progress = silent,
 ) -> Ingested:
     """Read a file into the ledger: ``accepted + unchanged + quarantined`` is the number of its rows.
@@ -168,6 +168,7 @@ def ingest(
     again. ``trust`` says how far the source's own completions are believed. With ``eval_set`` the rows are reserved as
     an evaluation set that nothing is trained on. A row that cannot be read, or whose id is known with another text, is
     quarantined with file, line, byte offset and reason. Killed half-way, the same command goes on where it stopped.
+    With ``processes`` above 1 a large file is read in a process of its own while rows are stored.
     """
     if trust not in records.SOURCE_TRUST:
         raise UsageError(f"trust {trust!r} is none of {', '.join(records.SOURCE_TRUST)}", where="--trust")
@@ -190,16 +191,15 @@ def ingest(
         rule=rule,
         trust=trust,
     )
-    maker = _RecordMaker(source, trust)
+    origin = intake.Source(source, trust, book.source_author(source))
     reserved: list[str] = []
-    for batch in formats.read(path, mapping=mapping, format=shape, batch=INGEST_BATCH):
-        new = [maker.record(row) for row in batch.rows]
-        added = book.add_rows(number, new)
-        bad = [*(_aside(path, row) for row in batch.bad), *_conflicts(path, batch.rows, added.conflicts)]
+    for prepared in intake.prepared(path, mapping, shape, origin, processes=processes):
+        added = book.add_rows(number, prepared.rows)
+        bad = [*prepared.bad, *prepared.conflicts(path.name, added.conflicts)]
         book.add_quarantine(number, bad)
         total.update(accepted=added.accepted, unchanged=added.unchanged, quarantined=len(bad))
         if eval_set:
-            reserved += [record.id for record in new]
+            reserved += prepared.rows.ids
         progress("reading", sum(total.values()), None)
     if eval_set and reserved:
         book.reserve(eval_set, [(record, "test") for record in dict.fromkeys(reserved)])
@@ -207,64 +207,6 @@ def ingest(
     return Ingested(
         number, shape.name, shape.why, total["accepted"], total["unchanged"], total["quarantined"]
     )
-
-
-class _RecordMaker:
-    """Rows into records: counts how often the same row came before in this file."""
-
-    def __init__(self, source: str, trust: str) -> None:
-        self.source, self.trust = source, trust
-        self.seen: Counter[bytes] = Counter()
-
-    def record(self, row: formats.Row) -> NewRecord:
-        body = records.canonical_json(row.messages)
-        payload = records.digest(body)
-        occurrence = 0 if row.key is not None else self._occurrence(payload, row)
-        labels = []
-        if row.completion is not None:
-            labels.append((self.trust, row.completion, None))
-        if row.gold is not None:
-            labels.append(("gold", row.gold, None))
-        return NewRecord(
-            id=records.record_id(self.source, key=row.key, payload=payload, occurrence=occurrence),
-            source=self.source,
-            key=row.key,
-            payload_body=body,
-            lang=row.lang,
-            group=row.group,
-            time=row.time,
-            tags=row.tags,
-            occurrence=occurrence,
-            labels=labels,
-        )
-
-    def _occurrence(self, payload: str, row: formats.Row) -> int:
-        whole = f"{payload}\0{row.completion!r}\0{row.gold!r}".encode("utf-8", "surrogatepass")
-        key = hashlib.blake2b(whole, digest_size=16).digest()
-        count = self.seen[key]
-        self.seen[key] = count + 1
-        return count
-
-
-def _aside(path: Path, row: formats.BadRow) -> NewQuarantine:
-    return NewQuarantine(path.name, row.line, row.offset, row.reason, row.message, row.raw)
-
-
-def _conflicts(
-    path: Path, rows: Sequence[formats.Row], conflicts: Iterable[tuple[int, str]]
-) -> list[NewQuarantine]:
-    """Rows whose id is known with another text: which of the two is right, a person must say."""
-    return [
-        NewQuarantine(
-            path.name,
-            rows[i].line,
-            rows[i].offset,
-            "id_conflict",
-            message,
-            records.canonical_json({"id": rows[i].key, "messages": rows[i].messages}),
-        )
-        for i, message in conflicts
-    ]
 
 
 def _file_digest(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,6 +105,7 @@ def _ingest(
             source=source,
             eval_set=eval_set or None,
             dry_run=dry,
+            processes=os.cpu_count() or 1,
             progress=meter,
         )
     session.say(f"read as {done.format}: {done.why}")

@@ -6,6 +6,7 @@ what it is told and answers what it holds; it refuses to judge: no rule, thresho
 
 from __future__ import annotations
 
+from curation.ledger.incoming import NewRecords
 from curation.ledger.journal import choose_journal, network_filesystem
 from curation.ledger.ledger import Ledger, restore
 from curation.ledger.rows import (
@@ -56,6 +57,7 @@ __all__ = [
     "NewLabel",
     "NewQuarantine",
     "NewRecord",
+    "NewRecords",
     "Page",
     "Passage",
     "Question",

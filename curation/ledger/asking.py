@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from curation.errors import ConflictError, UsageError
 from curation.ledger import schema
-from curation.ledger.lookups import bodies_of, json_text, known, put_payloads, record_seqs
+from curation.ledger.incoming import json_text
+from curation.ledger.lookups import bodies_of, known, put_payloads, record_seqs
 from curation.ledger.rows import Question, Selection, SelectionItem, Showing, Task
 from curation.ledger.store import Reader, Store
 from curation.records import SPLITS, digest

@@ -14,7 +14,8 @@ import orjson
 from curation.errors import UsageError
 from curation.ledger import schema
 from curation.ledger.batch import Batch
-from curation.ledger.lookups import json_text, known, put_payloads
+from curation.ledger.incoming import NewRecords, author_id, json_text
+from curation.ledger.lookups import author_salt, known, put_payloads
 from curation.ledger.rows import Added, Ingest, NewQuarantine, NewRecord, Passage
 from curation.ledger.store import Reader, Store
 from curation.records import SOURCE_TRUST, digest
@@ -45,13 +46,22 @@ class Ingests(Store):
             writer.insert(schema.ingests, [(ingest, *values)])
             return ingest
 
-    def add_rows(self, ingest: str, rows: Sequence[NewRecord]) -> Added:
+    def source_author(self, source: str) -> str:
+        """The opaque id of a source as an author, whether or not it has said anything yet."""
+        with self._read() as reader:
+            return author_id(author_salt(reader), source, SOURCE_TRUST[0])
+
+    def add_rows(self, ingest: str, rows: Sequence[NewRecord] | NewRecords) -> Added:
         """Store a batch of rows in one transaction; batches of 20,000 to 50,000 rows are the fastest.
 
         A row whose id is known with the same text is unchanged, unless it brings a label that is new. The same id with
         another text is a conflict and is not stored. No rows give ``Added(0, 0)``.
         """
-        if not rows:
+        if not isinstance(rows, NewRecords):
+            rows = NewRecords.of(
+                rows, {source: self.source_author(source) for source in {r.source for r in rows}}
+            )
+        if not len(rows):
             return Added(0, 0)
         with self._write("ingest", bulk=True) as writer:
             number = _number(writer, ingest)

@@ -11,11 +11,11 @@ import orjson
 
 from curation.errors import UsageError
 from curation.ledger import schema
+from curation.ledger.incoming import json_text
 from curation.ledger.lookups import (
     STANDING_LABEL,
     ensure_author,
     in_kinds,
-    json_text,
     known,
     put_payloads,
     record_seqs,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
-
-import orjson
 
 from curation.errors import UsageError
 from curation.ledger import schema
+from curation.ledger.incoming import author_id, to_bytes
 from curation.ledger.store import Reader, Writer
 from curation.records import AUTHOR_KINDS, SOURCE_TRUST, digest
 
@@ -28,28 +25,6 @@ STANDING_LABEL = """coalesce((SELECT w.withdrawn FROM label_withdrawals w
 """A label ``l`` that nobody has withdrawn, or that was restored since."""
 
 VISIBLE_LABEL = f"{BROUGHT_LABEL} AND {STANDING_LABEL}"
-
-
-def json_text(value: Any) -> str:
-    """Canonical JSON as text, as it is stored."""
-    try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY).decode()
-    except TypeError as error:
-        raise UsageError(
-            f"a value cannot be stored as JSON: {error}", next="Store only text, numbers, lists and tables"
-        ) from None
-
-
-def to_bytes(body: str | bytes) -> bytes:
-    """The bytes of a payload; ``UsageError`` for text that UTF-8 cannot hold (lone surrogates)."""
-    if isinstance(body, bytes):
-        return body
-    try:
-        return body.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            f"a text is not valid Unicode: {error}", next="Remove the lone surrogate from the source"
-        ) from None
 
 
 def in_kinds(kinds: Collection[str] | None) -> str:
@@ -107,20 +82,14 @@ def bodies_of(reader: Reader, digests: Iterable[str | None]) -> dict[str, str]:
     return {row[0]: bytes(row[1]).decode() for row in rows}
 
 
-def author_id(salt: str, name: str, kind: str) -> str:
-    """An opaque id: keyed with the ledger's own salt, so that a list of names does not lead back to it.
-
-    A source is one author, whatever trust its completions have.
-    """
-    group = "source" if kind in SOURCE_TRUST else kind
-    key = hashlib.blake2b(f"{group}\0{name}".encode(), key=bytes.fromhex(salt), digest_size=6)
-    return f"a-{key.hexdigest()}"
+def author_salt(reader: Reader) -> str:
+    """What the ledger's opaque ids are keyed with."""
+    return str(reader.value("SELECT value FROM meta WHERE key = 'author_salt'"))
 
 
 def ensure_author(writer: Writer, name: str, kind: str) -> str:
     """The id of an author, added if new."""
-    salt = writer.value("SELECT value FROM meta WHERE key = 'author_salt'")
-    author = author_id(salt, name, kind)
+    author = author_id(author_salt(writer), name, kind)
     if writer.one("SELECT 1 FROM authors WHERE id = :id", id=author) is None:
         writer.insert(schema.authors, [(author, name, "source" if kind in SOURCE_TRUST else kind)])
     return author

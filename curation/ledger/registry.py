@@ -16,7 +16,8 @@ import orjson
 
 from curation.errors import ConflictError, UsageError
 from curation.ledger import schema
-from curation.ledger.lookups import VISIBLE_LABEL, VISIBLE_RECORD, json_text, known
+from curation.ledger.incoming import json_text
+from curation.ledger.lookups import VISIBLE_LABEL, VISIBLE_RECORD, known
 from curation.ledger.rows import Adapter, Event, Snapshot, Transaction
 from curation.ledger.store import Reader, Store
 

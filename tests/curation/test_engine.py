@@ -146,3 +146,49 @@ def test_ctrl_c_ends_all_processes_and_no_traceback_comes_from_them(tmp_path: Pa
             os.killpg(child.pid, signal.SIGKILL)
     assert (child.returncode, out) == (130, "left 0\n")
     assert "Traceback" not in err
+
+
+def count_to(limit: int) -> Iterator[int]:
+    yield from range(limit)
+
+
+def fail_after_two(kind: str) -> Iterator[int]:
+    yield from (1, 2)
+    if kind == "ours":
+        raise GateRefused("refused", where="row 3")
+    if kind == "dies":
+        os._exit(1)
+    raise ValueError("three is not wanted")
+
+
+def endless(_: int) -> Iterator[int]:
+    while True:
+        yield os.getpid()
+
+
+def test_items_made_ahead_come_in_order_from_another_process():
+    assert list(engine.run_ahead(count_to, 5)) == [0, 1, 2, 3, 4]
+    assert list(engine.run_ahead(count_to, 0)) == []
+
+
+def test_an_error_ahead_comes_out_as_it_is_after_the_items_before_it():
+    items = engine.run_ahead(fail_after_two, "theirs")
+    assert [next(items), next(items)] == [1, 2]
+    with pytest.raises(ValueError, match="three is not wanted"):
+        next(items)
+    with pytest.raises(GateRefused) as caught:
+        list(engine.run_ahead(fail_after_two, "ours"))
+    assert str(caught.value) == "row 3: refused."
+
+
+def test_a_process_ahead_that_dies_is_an_error_and_no_hang():
+    with pytest.raises(TilthError, match="reads ahead died"):
+        list(engine.run_ahead(fail_after_two, "dies"))
+
+
+def test_a_process_ahead_ends_when_nobody_listens_any_more():
+    items = engine.run_ahead(endless, 0)
+    other = next(items)
+    assert other != os.getpid()
+    items.close()
+    assert multiprocessing.active_children() == []
