@@ -385,52 +385,44 @@ def _examples(
     """Consensus rows joined with the scrubbed messages of their records, a page at a time."""
     for start in range(0, len(rows), PAGE):
         page = rows[start : start + PAGE]
-        texts = _messages(workspace, rules, [c.record for c in page])
-        yield records.table(
-            (_example(c, *texts[c.record], split=split, lineage=lineage) for c in page if c.record in texts),
-            records.EXAMPLES,
-        )
+        views = _views(workspace, rules, page)
+        places = pc.index_in(pa.array([c.record for c in page], pa.string()), value_set=views["record"])
+        if places.null_count:  # not in view any more: undone, or erased
+            page = [c for c, place in zip(page, places.to_pylist(), strict=True) if place is not None]
+            places = places.drop_null()
+        yield _example_table(page, views.take(places), split, lineage)
 
 
-def _messages(
-    workspace: Workspace, rules: Rules, ids: list[str]
-) -> dict[str, tuple[Any, str, str, str | None]]:
-    found = {}
-    for page in workspace.ledger.view_pages(scrub_rule=rules.scrub, records=list(dict.fromkeys(ids))):
-        names = ("record", "messages", "prompt", "source", "group")
-        for record, *rest in zip(*(page.table[name].to_pylist() for name in names), strict=True):
-            found[record] = tuple(rest)
-    return found
+def _views(workspace: Workspace, rules: Rules, page: Sequence[Consensus]) -> pa.Table:
+    """The scrubbed VIEW of the records of a page, one row each, without completions."""
+    ids = list(dict.fromkeys(c.record for c in page))
+    pages = workspace.ledger.view_pages(scrub_rule=rules.scrub, records=ids, kinds=())
+    return pa.concat_tables([records.VIEW.empty_table(), *(p.table for p in pages)]).combine_chunks()
 
 
-def _example(
-    agreed: Consensus,
-    messages: Any,
-    prompt: str,
-    source: str,
-    group: str | None,
-    *,
-    split: str,
-    lineage: _Lineage,
-) -> dict[str, Any]:
-    arm, number = lineage.arms.get(agreed.record, (None, None))
-    return {
-        "record": agreed.record,
-        "messages": messages,
-        "prompt": prompt,
-        "completion": agreed.value,
-        "split": split,
-        "weight": round(agreed.confidence, 6),
-        "labels": list(agreed.labels),
-        "authors": list(agreed.authors),
-        "author_kinds": list(agreed.kinds),
-        "functions": sorted(lineage.functions.get(agreed.record, [])) if split == "train" else [],
-        "arm": arm,
-        "round": number,
-        "source": source,
-        "group": group,
-        "cluster": lineage.clusters.get(agreed.record),
+def _example_table(agreed: Sequence[Consensus], views: pa.Table, split: str, lineage: _Lineage) -> pa.Table:
+    """One row of EXAMPLES per consensus; ``views`` holds the record of each, in the same order."""
+    chosen = [lineage.arms.get(c.record, (None, None)) for c in agreed]
+    train = split == "train"
+    columns: dict[str, Any] = {
+        **{name: views[name] for name in ("record", "messages", "prompt", "source", "group")},
+        "completion": [c.value for c in agreed],
+        "split": [split] * len(agreed),
+        "weight": [round(c.confidence, 6) for c in agreed],
+        "labels": [c.labels for c in agreed],
+        "authors": [c.authors for c in agreed],
+        "author_kinds": [c.kinds for c in agreed],
+        "functions": [sorted(lineage.functions.get(c.record, ())) if train else () for c in agreed],
+        "arm": [arm for arm, _ in chosen],
+        "round": [number for _, number in chosen],
+        "cluster": [lineage.clusters.get(c.record) for c in agreed],
     }
+    arrays = [
+        column if isinstance(column, pa.ChunkedArray) else pa.array(column, field.type)
+        for field in records.EXAMPLES
+        for column in (columns[field.name],)
+    ]
+    return pa.Table.from_arrays(arrays, schema=records.EXAMPLES)
 
 
 def freeze(
