@@ -19,10 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Tests want speed, not durability: the cluster never outlives them.
+# Tests want speed, not durability: the cluster never outlives them. A benchmark pays for what its users pay for.
+_CARELESS = ("fsync=off", "full_page_writes=off")
 _SETTINGS = (
-    "fsync=off",
-    "full_page_writes=off",
     "listen_addresses=127.0.0.1",
     "max_connections=200",
     "shared_buffers=128MB",
@@ -64,8 +63,11 @@ def _free_port() -> int:
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """Start a cluster and give the URL of its database; stop it and remove its files afterwards."""
+def server(*, durable: bool = False) -> Iterator[str]:
+    """Start a cluster and give the URL of its database; stop it and remove its files afterwards.
+
+    ``durable`` keeps what a commit promises, as a server that is not for tests does.
+    """
     programs, user = binaries(), _servant()
     folder = Path(tempfile.mkdtemp(prefix="tilth-pg-"))
     log = (folder / "server.log").open("wb")
@@ -94,7 +96,12 @@ def server() -> Iterator[str]:
         port = _free_port()
         options = [
             part
-            for setting in (*_SETTINGS, f"port={port}", "unix_socket_directories=")
+            for setting in (
+                *_SETTINGS,
+                *(() if durable else _CARELESS),
+                f"port={port}",
+                "unix_socket_directories=",
+            )
             for part in ("-c", setting)
         ]
         running = subprocess.Popen(
