@@ -12,10 +12,14 @@ out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from curation import records, shingles
@@ -136,8 +140,13 @@ def signatures(rows: shingles.Ragged, rule: DuplicateRule) -> NDArray[np.uint32]
     everywhere.
     """
     flat, offsets = rows
-    upper = (flat >> np.uint64(32)).astype(np.uint32)
     factors, summands = permutations(rule)
+    if module := shingles.kernels():
+        made = np.empty((len(offsets) - 1, len(factors)), np.uint32)
+        room = np.empty(int(np.diff(offsets).max(initial=0)), np.uint32)
+        module.least(flat, offsets, factors, summands, room, made)
+        return made
+    upper = (flat >> np.uint64(32)).astype(np.uint32)
     result = np.full((len(factors), len(offsets) - 1), np.iinfo(np.uint32).max, np.uint32)
     filled = np.flatnonzero(np.diff(offsets))
     for block in _blocks(offsets, filled):
@@ -179,11 +188,21 @@ def in_a_bucket(keys: shingles.Hashes) -> NDArray[np.int64]:
     near-duplicate."""
     shared = np.zeros(len(keys), bool)
     for band in keys.T:
-        order = np.argsort(band)
-        same = band[order][1:] == band[order][:-1]
-        shared[order[1:][same]] = True
-        shared[order[:-1][same]] = True
+        shared[buckets(band)[0]] = True
     return np.flatnonzero(shared)
+
+
+def buckets(keys: shingles.Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The texts that share their key with another, those of one key together and in order; where each run of them
+    begins, and its size."""
+    order = np.argsort(
+        keys
+    )  # not stable, and so several times as fast; the few that share a key are put in order
+    same = np.zeros(len(keys) + 1, bool)
+    same[1:-1] = keys[order[1:]] == keys[order[:-1]]
+    some = np.sort(order[same[1:] | same[:-1]])
+    some = some[np.argsort(keys[some], kind="stable")]
+    return some, *_runs(keys[some])
 
 
 def verify(sets: shingles.Ragged, pairs: Pairs, threshold: float) -> tuple[Pairs, NDArray[np.float64]]:
@@ -231,19 +250,21 @@ class _Search:
     """One run over the buckets: what is compared, what has been joined, what could only be compared in
     part."""
 
-    keys: shingles.Hashes  # (texts, bands)
+    bands: Iterable[shingles.Hashes]  # of each band the keys of the texts
     names: shingles.Hashes  # a number per text that depends on its content alone: ties never follow the order
     sets: shingles.Ragged
     threshold: float
     forest: Components
     verified: list[tuple[Pairs, NDArray[np.float64]]]
     partial: int = 0
+    compared: int = 0
 
     def run(self) -> None:
-        for band in range(self.keys.shape[1]):
-            for pairs in candidate_pairs(self.keys[:, band], self.forest.labels, WIDE):
+        for keys in self.bands:
+            found = buckets(keys)
+            for pairs in candidate_pairs(found, self.forest.labels, WIDE):
                 self.check(pairs)
-            for bucket in wide_buckets(self.keys[:, band], self.forest.labels, WIDE):
+            for bucket in wide_buckets(found, self.forest.labels, WIDE):
                 self.partial += 1
                 self.search_wide(bucket)
 
@@ -253,6 +274,7 @@ class _Search:
         pairs = pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
         if len(pairs):
             passed, similarity = verify(self.sets, pairs, self.threshold)
+            self.compared += len(pairs)
             self.verified.append((passed, similarity))
             self.forest.join(passed)
 
@@ -280,19 +302,18 @@ class _Search:
         self.check(np.column_stack([np.full(len(others), leader), others]))
 
 
-def candidate_pairs(
-    keys: shingles.Hashes, labels: NDArray[np.int64], wide: int | None = None
-) -> Iterator[Pairs]:
-    """All pairs that share one band's key, in blocks of at most one pair per text; none from buckets over
-    ``wide``.
+Buckets = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+
+def candidate_pairs(found: Buckets, labels: NDArray[np.int64], wide: int | None = None) -> Iterator[Pairs]:
+    """All pairs that share one of the :func:`buckets`, in blocks of at most one pair per text; none from buckets
+    over ``wide``.
 
     ``labels`` are the components so far: a pair within one component tells nothing new and is left out. They
     are read again for each block, so what a caller joins in between saves the work of proposing it.
     """
-    order = np.argsort(keys, kind="stable")
-    start, size = _runs(keys[order])
-    fits = (size > 1) & (size <= (wide or len(keys)))
-    open_ = fits & ~_settled(labels[order], start)
+    order, start, size = found
+    open_ = (size <= (wide or len(labels))) & ~_settled(labels[order], start)
     order, run = order[np.repeat(open_, size)], np.repeat(np.arange(len(size))[open_], size[open_])
     for apart in range(1, int(size[open_].max(initial=1))):
         at = np.flatnonzero(run[apart:] == run[:-apart])
@@ -302,10 +323,9 @@ def candidate_pairs(
             yield pairs
 
 
-def wide_buckets(keys: shingles.Hashes, labels: NDArray[np.int64], wide: int) -> Iterator[NDArray[np.int64]]:
+def wide_buckets(found: Buckets, labels: NDArray[np.int64], wide: int) -> Iterator[NDArray[np.int64]]:
     """The members of each bucket of more than ``wide`` texts that are not all connected already."""
-    order = np.argsort(keys, kind="stable")
-    start, size = _runs(keys[order])
+    order, start, size = found
     for i in np.flatnonzero((size > wide) & ~_settled(labels[order], start)):
         yield order[start[i] : start[i] + size[i]]
 
@@ -355,26 +375,126 @@ def _same(least: shingles.Hashes, rows: Pairs, one: Pairs, other: Pairs) -> Pair
 # --- Texts in, clusters out -----------------------------------------------------------------------
 
 
+def sketch(texts: Sequence[str], rule: DuplicateRule) -> pa.RecordBatch:
+    """What is compared of each text: its ``name`` (16 bytes that equal texts share), the ``keys`` of its bands, and
+    its ``shingles`` as numbers, with repeats.
+
+    A pure function of a batch, so it runs wherever an engine puts it. No texts give no rows.
+    """
+    folded = shingles.fold(texts)
+    rows = shingles.hash_folded(folded, rule.shingle)
+    keys = band_keys(signatures(rows, rule), rule)
+    columns = {
+        "name": pa.array(_names(folded), pa.binary(16)),
+        "keys": pa.FixedSizeListArray.from_arrays(pa.array(keys.ravel()), rule.bands),
+        "shingles": pa.LargeListArray.from_arrays(pa.array(rows[1]), pa.array(rows[0])),
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _names(folded: shingles.Folded) -> list[bytes]:
+    data = folded[0].data
+    return [hashlib.blake2b(data[a:b], digest_size=16).digest() for a, b in pairwise(folded[1].tolist())]
+
+
+def names_of(made: pa.RecordBatch) -> shingles.Hashes:
+    """The names of a sketch as numbers, shape (texts, 2)."""
+    raw = made.column("name").buffers()[1]
+    return (
+        np.frombuffer(raw, "<u8", count=2 * len(made)).reshape(-1, 2)
+        if len(made)
+        else np.empty((0, 2), "<u8")
+    )
+
+
+def keys_of(made: pa.RecordBatch) -> shingles.Hashes:
+    """The band keys of a sketch, shape (texts, bands)."""
+    column = made.column("keys")
+    return (
+        column.values.to_numpy().reshape(len(made), -1)
+        if len(made)
+        else np.empty((0, column.type.list_size), "<u8")
+    )
+
+
+def shingles_of(made: pa.RecordBatch) -> shingles.Ragged:
+    """The shingles of a sketch."""
+    column = made.column("shingles")
+    return column.values.to_numpy(), column.offsets.to_numpy()
+
+
+class Corpus(Protocol):
+    """The sketches of many texts, wherever they are kept; :func:`cluster` reads them a column at a time."""
+
+    names: shingles.Hashes  # (texts, 2)
+
+    def band(self, number: int) -> shingles.Hashes:
+        """The keys of one band, one per text."""
+
+    def sets(self, rows: NDArray[np.int64]) -> shingles.Ragged:
+        """The shingles of some texts, as :func:`curation.shingles.as_sets` gives them."""
+
+    def batches(self) -> Iterator[shingles.Ragged]:
+        """The shingles of all texts, in order, a part at a time."""
+
+
+@dataclass
+class InMemory:
+    """A corpus of texts that are in memory anyway: their shingles are made again rather than kept."""
+
+    texts: Sequence[str]
+    rule: DuplicateRule
+
+    def __post_init__(self) -> None:
+        shingles.kernels(sum(map(len, self.texts)))
+        made = [sketch(part, self.rule) for part in shingles.batches(self.texts)]
+        empty = np.empty((0, 2), np.uint64), np.empty((0, self.rule.bands), np.uint64)
+        self.names = np.concatenate([empty[0], *map(names_of, made)])
+        self.keys = np.concatenate([empty[1], *map(keys_of, made)])
+
+    def band(self, number: int) -> shingles.Hashes:
+        return np.ascontiguousarray(self.keys[:, number])
+
+    def sets(self, rows: NDArray[np.int64]) -> shingles.Ragged:
+        return shingles.as_sets(shingle_hashes([self.texts[i] for i in rows.tolist()], self.rule))
+
+    def batches(self) -> Iterator[shingles.Ragged]:
+        for part in shingles.batches(self.texts):
+            yield shingle_hashes(part, self.rule)
+
+
 @dataclass(frozen=True)
 class Groups:
     """Which of ``n`` texts belong together: ``labels[i]`` is the first text of ``i``'s cluster.
 
-    ``similarity`` gives the exact Jaccard index of any two texts of clusters. ``links`` holds, for a text,
-    the one it resembles most among the pairs that were verified, and how much. ``partial`` counts buckets too
-    wide for all their pairs to be compared: with 0 the clusters are all that the signatures can show.
+    ``similarity`` gives the exact Jaccard index of any two texts of clusters. ``partial`` counts buckets too
+    wide for all their pairs to be compared: with 0 the clusters are all that the signatures can show. ``compared``
+    pairs were verified, and ``verified`` holds those that passed (pairs, index).
     """
 
     labels: NDArray[np.int64]
     similarity: Callable[[Pairs], NDArray[np.float64]]
-    links: dict[int, tuple[int, float]]
     partial: int
+    compared: int
+    verified: tuple[tuple[Pairs, NDArray[np.float64]], ...]
 
     def clusters(self) -> list[NDArray[np.int64]]:
         """The members of each cluster of two or more, in order; clusters in the order of their first
         members."""
         order = np.argsort(self.labels, kind="stable")
         start, size = _runs(self.labels[order].astype(np.uint64))
-        return [order[s : s + n] for s, n in zip(start, size, strict=True) if n > 1]
+        many = np.flatnonzero(size > 1)
+        return [order[s : s + n] for s, n in zip(start[many].tolist(), size[many].tolist(), strict=True)]
+
+    @cached_property
+    def links(self) -> dict[int, tuple[int, float]]:
+        """For a text, the one it resembles most among the pairs that were verified, and how much."""
+        links: dict[int, tuple[int, float]] = {}
+        for pairs, similarity in self.verified:
+            for (a, b), value in zip(pairs.tolist(), similarity.tolist(), strict=True):
+                for one, other in ((a, b), (b, a)):
+                    links[one] = max(links.get(one, (other, value)), (other, value), key=lambda link: link[1])
+        return links
 
 
 def group(texts: Sequence[str], rule: DuplicateRule) -> Groups:
@@ -383,47 +503,56 @@ def group(texts: Sequence[str], rule: DuplicateRule) -> Groups:
     Beside the texts this holds 8 bytes per text and band, and the shingles of those texts that share a
     bucket.
     """
-    first, kept, keys, names = _scan(texts, rule)
-    busy = in_a_bucket(keys)
-    found = shingles.shingle_hashes([texts[kept[i]] for i in busy.tolist()], rule.shingle)
-    search = _Search(
-        keys[busy], names[busy], shingles.as_sets(found), rule.threshold, Components(len(busy)), []
-    )
+    return cluster(InMemory(texts, rule), rule)
+
+
+Told = Callable[[int, int], None]
+
+
+def cluster(corpus: Corpus, rule: DuplicateRule, told: Told = lambda done, total: None) -> Groups:
+    """Cluster the texts of a corpus. ``told`` hears how many of the bands' keys are behind, twice over each band.
+
+    Holds about 60 bytes per text; sets and keys stay where the corpus keeps them.
+    """
+    size, steps = len(corpus.names), 2 * rule.bands
+    first = _first_of_name(corpus.names)
+    kept = np.flatnonzero(first == np.arange(size))
+    shared = np.zeros(len(kept), bool)
+    for number in range(rule.bands):
+        shared[buckets(corpus.band(number)[kept])[0]] = True
+        told(size * (number + 1), size * steps)
+    busy = kept[shared]
+
+    def bands() -> Iterator[shingles.Hashes]:
+        for number in range(rule.bands):
+            yield corpus.band(number)[busy]
+            told(size * (rule.bands + number + 1), size * steps)
+
+    sets = corpus.sets(busy)
+    search = _Search(bands(), corpus.names[busy, 0], sets, rule.threshold, Components(len(busy)), [])
     search.run()
-    forest = Components(len(texts))
-    forest.join(np.column_stack([np.arange(len(texts)), first]))
-    forest.join(np.column_stack([kept[busy], kept[busy][search.forest.labels]]))
-    row = np.full(len(texts), -1)
-    row[kept[busy]] = np.arange(len(busy))
+    forest = Components(size)
+    forest.join(np.column_stack([np.arange(size), first]))
+    forest.join(np.column_stack([busy, busy[search.forest.labels]]))
+    row = np.full(size, -1)
+    row[busy] = np.arange(len(busy))
     return Groups(
         forest.labels,
-        lambda pairs: _similarity(search.sets, row[first[pairs]], first[pairs]),
-        _best_links(search.verified, kept[busy]),
+        lambda pairs: _similarity(sets, row[first[pairs]], first[pairs]),
         search.partial,
+        search.compared,
+        tuple((busy[pairs], value) for pairs, value in search.verified),
     )
 
 
-def _scan(
-    texts: Sequence[str], rule: DuplicateRule
-) -> tuple[NDArray[np.int64], NDArray[np.int64], shingles.Hashes, shingles.Hashes]:
-    """The first text equal to each text; the distinct texts; their band keys; numbers that name their
-    content."""
-    seen: dict[bytes, int] = {}
-    first: list[int] = []
-    keys: list[shingles.Hashes] = [np.empty((0, rule.bands), np.uint64)]
-    for batch in shingles.batches(texts):
-        clean = [normalise(text) for text in batch]
-        fresh = []
-        for text in clean:
-            at = seen.setdefault(_key(text), len(first))
-            if at == len(first):
-                fresh.append(text)
-            first.append(at)
-        rows = shingles.shingle_hashes(fresh, rule.shingle, normalised=True)
-        keys.append(band_keys(signatures(rows, rule), rule))
-    names = np.frombuffer(b"".join(key[:8] for key in seen), "<u8")
-    kept = np.fromiter(seen.values(), np.int64, len(seen))
-    return np.array(first, np.int64), kept, np.concatenate(keys), names
+def _first_of_name(names: shingles.Hashes) -> NDArray[np.int64]:
+    """For each text the first one of the same name."""
+    order = np.lexsort((names[:, 1], names[:, 0]))  # stable: within a name, texts stay in order
+    fresh = np.ones(len(names), bool)
+    fresh[1:] = (names[order][1:] != names[order][:-1]).any(axis=1)
+    first = np.empty(len(names), np.int64)
+    first[order] = order[np.maximum.accumulate(np.where(fresh, np.arange(len(names)), 0))]
+    return first
 
 
 def _similarity(sets: shingles.Ragged, rows: Pairs, first: Pairs) -> NDArray[np.float64]:
@@ -434,12 +563,89 @@ def _similarity(sets: shingles.Ragged, rows: Pairs, first: Pairs) -> NDArray[np.
     return result
 
 
-def _best_links(
-    verified: list[tuple[Pairs, NDArray[np.float64]]], texts: NDArray[np.int64]
-) -> dict[int, tuple[int, float]]:
-    links: dict[int, tuple[int, float]] = {}
-    for pairs, similarity in verified:
-        for (a, b), value in zip(texts[pairs].tolist(), similarity.tolist(), strict=True):
-            for one, other in ((a, b), (b, a)):
-                links[one] = max(links.get(one, (other, value)), (other, value), key=lambda link: link[1])
-    return links
+# --- What banding missed ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """What an exact comparison of ``sample`` texts with all others shows: ``pairs`` are at the threshold or over it,
+    and of those ``found`` were put into one cluster. ``joined`` pairs of sampled texts with others are in one cluster,
+    ``direct`` of them at the threshold themselves; the rest are connected by texts between them."""
+
+    sample: int
+    pairs: int
+    found: int
+    joined: int
+    direct: int
+
+    @property
+    def recall(self) -> float:
+        """The share of near-duplicate pairs that were found; 1.0 where there are none."""
+        return self.found / self.pairs if self.pairs else 1.0
+
+
+_TABLE = 1 << 20
+
+
+def check(corpus: Corpus, groups: Groups, rule: DuplicateRule, sample: int) -> Check:
+    """Compare ``sample`` distinct texts exactly with every other distinct text, without MinHash.
+
+    The sample is those of the least names, which are digests: it depends neither on order nor on a generator. A text
+    at the threshold shares one of the first ``size - ceil(t * size) + 1`` shingles, in any fixed order, of a sampled
+    one (prefix filtering: Bayardo, Ma, Srikant 2007), so only texts that hold one of these are compared.
+    """
+    first = _first_of_name(corpus.names)
+    kept = np.flatnonzero(first == np.arange(len(first)))
+    chosen = kept[np.argsort(corpus.names[kept, 0], kind="stable")[:sample]]
+    sets = corpus.sets(chosen)
+    prefixes = _prefixes(sets, rule.threshold)
+    near = [_near_the_sample(rows, start, sets, prefixes, rule) for start, rows in _placed(corpus.batches())]
+    pairs = np.concatenate([np.empty((0, 2), np.int64), *near])
+    other, of = pairs[:, 0], chosen[pairs[:, 1]]
+    counted = (first[other] == other) & (other != of)
+    other, of = other[counted], of[counted]
+    found = groups.labels[other] == groups.labels[of]
+    sizes = np.bincount(groups.labels[kept], minlength=len(first))
+    joined = int((sizes[groups.labels[chosen]] - 1).sum())
+    return Check(len(chosen), len(other), int(found.sum()), joined, int(found.sum()))
+
+
+def _placed(batches: Iterable[shingles.Ragged]) -> Iterator[tuple[int, shingles.Ragged]]:
+    start = 0
+    for rows in batches:
+        yield start, rows
+        start += len(rows[1]) - 1
+
+
+def _prefixes(sets: shingles.Ragged, threshold: float) -> tuple[shingles.Hashes, NDArray[np.int64]]:
+    """The shingles of which a near-duplicate must hold one, sorted, and the set that each is from."""
+    sizes = np.diff(sets[1])
+    wanted = np.where(sizes > 0, sizes - np.ceil(threshold * sizes - 1e-9).astype(np.int64) + 1, 0)
+    flat, _ = shingles.take_sizes(sets[0], sets[1][:-1], wanted)
+    owner = np.repeat(np.arange(len(sizes)), wanted)
+    order = np.argsort(flat, kind="stable")
+    return flat[order], owner[order]
+
+
+def _near_the_sample(
+    rows: shingles.Ragged,
+    start: int,
+    sets: shingles.Ragged,
+    prefixes: tuple[shingles.Hashes, NDArray[np.int64]],
+    rule: DuplicateRule,
+) -> Pairs:
+    """(text, sampled text) at the threshold or over it, among the texts of one batch."""
+    values, owner = prefixes
+    known = np.zeros(_TABLE, bool)
+    known[values & np.uint64(_TABLE - 1)] = True
+    at = np.flatnonzero(known[rows[0] & np.uint64(_TABLE - 1)])
+    low = np.searchsorted(values, rows[0][at], "left")
+    count = np.searchsorted(values, rows[0][at], "right") - low
+    text = np.searchsorted(rows[1], at, "right") - 1
+    place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(low, count)
+    pairs = np.unique(np.column_stack([np.repeat(text, count), owner[place]]), axis=0)
+    texts, row = np.unique(pairs[:, 0], return_inverse=True)
+    both = shingles.join([sets, shingles.as_sets(shingles.take(rows, texts))])
+    compared = np.column_stack([row + len(sets[1]) - 1, pairs[:, 1]])
+    near = pairs[shingles.pair_jaccard(both, compared) >= rule.threshold]
+    return near + np.array([start, 0])

@@ -11,7 +11,10 @@ out.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
+from functools import cache
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +28,30 @@ Ragged = tuple[Hashes, Offsets]
 """Rows of unequal length: row ``i`` is ``flat[offsets[i]:offsets[i + 1]]``."""
 
 BATCH_CHARACTERS = 1 << 22  # texts hashed at once: keeps the working arrays near 150 MB whatever the corpus
+WORTH_COMPILING = 1 << 22  # characters from which loading the compiled loops (half a second) pays
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd
 _MASKS = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)  # keep the first n bytes of eight
+
+
+_loaded: list[ModuleType] = []
+
+
+def kernels(characters: int = 0) -> ModuleType | None:
+    """:mod:`curation.kernels`, where numba is installed and it is loaded or worth loading for so many characters.
+
+    Which of the two does the work is a matter of speed alone: both give the same numbers.
+    """
+    if not _loaded and characters >= WORTH_COMPILING and _has_numba():
+        from curation import kernels as module
+
+        _loaded.append(module)
+    return _loaded[0] if _loaded else None
+
+
+@cache
+def _has_numba() -> bool:
+    return importlib.util.find_spec("numba") is not None
 
 
 def mix(values: Hashes) -> Hashes:
@@ -60,6 +84,7 @@ def ngram_hashes(texts: Sequence[str], n: int, *, normalised: bool = False) -> R
 def _batched(texts: Sequence[str], n: int, *, short: bool, normalised: bool) -> Ragged:
     if n < 1:
         raise UsageError(f"a shingle of {n} words has no meaning", next="Use 1 or more; 5 is usual")
+    kernels(sum(map(len, texts)))
     return join([_hash_batch(batch, n, short, normalised) for batch in batches(texts)])
 
 
@@ -76,9 +101,67 @@ def batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _hash_batch(texts: Sequence[str], n: int, short: bool, normalised: bool) -> Ragged:
+    if kernels():
+        return hash_folded(fold(texts), n, short=short)
     clean = texts if normalised else [normalise(text) for text in texts]
     words, counts = _word_hashes([_spaced(text) for text in clean])
     return _combine(words, counts, n, short)
+
+
+Folded = tuple[NDArray[np.uint8], Offsets]
+"""Normalised texts as UTF-8, their tokens parted by single spaces: text ``i`` is ``data[offsets[i]:offsets[i + 1]]``.
+Eight bytes more than the last offset can be read."""
+
+_FOLDING = np.arange(256, dtype=np.uint8)
+_FOLDING[65:91] += 32
+_FOLDING[[9, 10, 11, 12, 13, 28, 29, 30, 31]] = 32  # what str.split takes for white space in ASCII
+
+
+def fold(texts: Sequence[str]) -> Folded:
+    """Texts as :func:`curation.text.normalise` and :func:`curation.text.tokens` read them.
+
+    Text that is ASCII, which most is, is folded as bytes; only the rest costs Python's Unicode tables.
+    """
+    module = kernels()
+    if module is None:
+        return _joined([_encoded(_spaced(normalise(text))) for text in texts])
+    data, offsets = _joined([_folded(text) for text in texts])
+    out, ends = np.zeros(len(data) + 1, np.uint8), np.empty_like(offsets)
+    module.fold(data, offsets, _FOLDING, out, ends)
+    return out, ends
+
+
+def _folded(text: str) -> bytes:
+    return text.encode() if text.isascii() else _encoded(_spaced(normalise(text)))
+
+
+def _encoded(text: str) -> bytes:
+    # Lone surrogates, which a text may hold that did not come from a file, are hashed as they are.
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _joined(parts: list[bytes]) -> Folded:
+    offsets = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum([len(part) for part in parts], dtype=np.int64, out=offsets[1:])
+    return np.frombuffer(b"".join(parts) + bytes(8), np.uint8), offsets
+
+
+def hash_folded(folded: Folded, n: int, *, short: bool = True) -> Ragged:
+    """The ``n``-word shingles of folded texts; see :func:`shingle_hashes`."""
+    data, ends = folded
+    module = kernels()
+    if module is None:
+        raw = data.tobytes()
+        bounds = zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
+        texts = [raw[a:b].decode("utf-8", "surrogatepass") for a, b in bounds]
+        return _combine(*_word_hashes(texts), n, short)
+    eight: Hashes = np.ndarray((len(data) - 7,), np.dtype("<u8"), buffer=data, strides=(1,))
+    sizes = np.diff(ends)
+    words = np.empty(max(int(sizes.max(initial=0)) // 2 + 1, n), np.uint64)
+    flat = np.empty(int((sizes // 2 + 1).sum()), np.uint64)
+    offsets = np.empty(len(ends), np.int64)
+    module.shingles(data, eight, ends, n, short, _ODD, _ODD | np.uint64(3), _MASKS, words, flat, offsets)
+    return flat[: offsets[-1]].copy(), offsets
 
 
 def _spaced(clean: str) -> str:
@@ -170,6 +253,10 @@ def pair_jaccard(sets: Ragged, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
 def pair_shared(sets: Ragged, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many numbers the two sets of each pair share."""
     flat, offsets = sets
+    if module := kernels():
+        shared = np.empty(len(pairs), np.int64)
+        module.shared(flat, offsets[:-1], np.diff(offsets), pairs, shared)
+        return shared
     bounds = np.column_stack([offsets[pairs], offsets[pairs + 1]]).tolist()
     counts = (_shared(flat[a:a_end], flat[b:b_end]) for a, b, a_end, b_end in bounds)
     return np.fromiter(counts, np.int64, len(pairs))
@@ -184,8 +271,11 @@ def _shared(a: Hashes, b: Hashes) -> int:
 
 def take(rows: Ragged, which: NDArray[np.int64]) -> Ragged:
     """The rows of the numbers ``which``, in that order; a row may be taken more than once."""
-    flat, offsets = rows
-    sizes = np.diff(offsets)[which]
+    return take_sizes(rows[0], rows[1][which], np.diff(rows[1])[which])
+
+
+def take_sizes(flat: Hashes, starts: Offsets, sizes: Offsets) -> Ragged:
+    """The rows that begin at ``starts`` and have so many members."""
     ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    at = np.arange(ends[-1]) + np.repeat(offsets[which] - ends[:-1], sizes)
+    at = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], sizes)
     return flat[at], ends

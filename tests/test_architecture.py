@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-BASE = {"records", "text", "errors", "shingles", "minhash"}
+BASE = {"records", "text", "errors", "shingles", "kernels", "minhash"}
 EDGES = {"config", "formats"}
 STAGES = {"voting", "consensus", "dedup", "pii", "quality", "leakage", "acquisition", "snapshot", "engine"}
 STORES = {"ledger", "artifacts", "label_studio"}
@@ -28,7 +28,8 @@ ALLOWED = (
 )
 ALLOWED["records"] = {"errors"}
 ALLOWED["text"] = {"errors"}
-ALLOWED["shingles"] = {"errors", "text"}
+ALLOWED["shingles"] = {"errors", "text", "kernels"}
+ALLOWED["kernels"] = set()
 ALLOWED["minhash"] = {"records", "errors", "text", "shingles"}
 ALLOWED["errors"] = set()
 ALLOWED["snapshot"] = (

@@ -64,7 +64,7 @@ def proposed_unverified(texts: list[str], rule: DuplicateRule) -> set[tuple[int,
     """What banding alone proposes."""
     keys = minhash.band_keys(minhash.signatures(minhash.shingle_hashes(texts, rule), rule), rule)
     alone = np.arange(len(texts))
-    blocks = (block for band in keys.T for block in minhash.candidate_pairs(band, alone))
+    blocks = (block for band in keys.T for block in minhash.candidate_pairs(minhash.buckets(band), alone))
     return {(min(pair), max(pair)) for block in blocks for pair in block.tolist()}
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation import minhash, text
 from curation import shingles as numbers
-from curation import text
 from curation.errors import UsageError
 
 WORDS = st.sampled_from(
@@ -112,3 +112,67 @@ def test_nothing_gives_nothing():
     flat, offsets = numbers.shingle_hashes([])
     assert (len(flat), offsets.tolist()) == (0, [0])
     assert len(numbers.pair_jaccard(numbers.as_sets((flat, offsets)), np.empty((0, 2), np.int64))) == 0
+
+
+HARD = [
+    "",
+    " ",
+    "a",
+    "The  quick\tbrown\n\nfox  ",
+    "\x1cA\x1dB\x1eC\x1fD\x0b",
+    "日本語のテキストです。ありがとう",
+    "日本語 と English",
+    "Ｆｕｌｌ ｗｉｄｔｈ",
+    "naïve café\u00a0x\u2003y",
+    "counterrevolutionaries antidisestablishmentarianism " * 3,
+    "lone \ud800 surrogate",
+    "nul\x00byte",
+]
+
+
+@pytest.fixture
+def compiled():
+    pytest.importorskip("numba")
+    numbers.kernels(numbers.WORTH_COMPILING)
+    yield
+    numbers._loaded.clear()
+
+
+def both(function):
+    """What the numpy code gives, and what the compiled loops give."""
+    loaded, numbers._loaded[:] = list(numbers._loaded), []
+    plain = function()
+    numbers._loaded[:] = loaded
+    return plain, function()
+
+
+@pytest.mark.usefixtures("compiled")
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.text(max_size=60), st.sampled_from(HARD)), max_size=12), st.integers(1, 6))
+def test_the_compiled_loops_give_the_same_shingles(texts, n):
+    for make in (numbers.shingle_hashes, numbers.ngram_hashes):
+        plain, fast = both(lambda make=make: make(texts, n))
+        assert plain[0].tolist() == fast[0].tolist()
+        assert plain[1].tolist() == fast[1].tolist()
+    plain, fast = both(lambda: numbers.fold(texts))
+    assert plain[0][: plain[1][-1]].tobytes() == fast[0][: fast[1][-1]].tobytes()
+
+
+@pytest.mark.usefixtures("compiled")
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(HARD), min_size=1, max_size=8), st.integers(1, 5), st.integers(1, 3))
+def test_the_compiled_loops_give_the_same_signatures_and_similarities(texts, bands, rows):
+    rule = minhash.DuplicateRule(bands=bands, rows=rows)
+    hashes = numbers.shingle_hashes(texts, 2)
+    plain, fast = both(lambda: minhash.signatures(hashes, rule))
+    assert plain.tolist() == fast.tolist()
+    pairs = np.array([[i, j] for i in range(len(texts)) for j in range(i + 1)], np.int64)
+    plain, fast = both(lambda: numbers.pair_jaccard(numbers.as_sets(hashes), pairs))
+    assert plain.tolist() == fast.tolist()
+
+
+@pytest.mark.usefixtures("compiled")
+def test_another_folding_table_would_be_noticed(monkeypatch):
+    monkeypatch.setattr(numbers, "_FOLDING", np.arange(256, dtype=np.uint8))
+    plain, fast = both(lambda: numbers.shingle_hashes(["The Quick"], 1))
+    assert plain[0].tolist() != fast[0].tolist()
