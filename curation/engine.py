@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,16 +27,21 @@ Result = TypeVar("Result")
 WAITING = 2  # batches per process that are handed out ahead of the one whose result is next
 
 
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run_batches(
     function: Callable[[Batch], Result], batches: Iterable[Batch], *, processes: int = 1
 ) -> Iterator[Result]:
     """``function`` of every batch, in order; no batches give nothing.
 
     With more than one process the function must be importable (a module's own, or a ``functools.partial`` of
-    one), and batches and results must pickle; each process is started afresh, so no open file or lock of this
-    one leaks into it. Batches are drawn only as results are taken. An exception comes out as it is, with the
-    number of its batch, counted from 1; a process that dies is a :class:`TilthError`. Raises
-    :class:`UsageError` where ``processes`` is not positive.
+    one, whose arguments are sent to each process once), and batches and results must pickle; each process is
+    started afresh, so no open file or lock of this one leaks into it. Batches are drawn only as results are taken.
+    An exception comes out as it is, with the number of its batch, counted from 1, unless it names a place itself; a
+    process that dies is a :class:`TilthError`. Raises :class:`UsageError` where ``processes`` is not positive.
     """
     if processes < 1:
         raise UsageError(f"{processes} processes cannot work", next="Use 1 or more")
@@ -55,11 +61,11 @@ def _in_processes(
     function: Callable[[Batch], Result], batches: Iterable[Batch], processes: int
 ) -> Iterator[Result]:
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_interrupts)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(function,))
     waiting: deque[tuple[int, Future[Result]]] = deque()
     try:
         for number, batch in enumerate(batches, 1):
-            waiting.append((number, _submit(pool, function, batch, number)))
+            waiting.append((number, _submit(pool, batch, number)))
             if len(waiting) >= processes * WAITING:
                 yield _result(*waiting.popleft())
         while waiting:
@@ -121,6 +127,21 @@ def _leave_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+_function: Callable[[Any], Any] | None = None  # in a process that was started here: what it is for
+
+
+def _begin(function: Callable[[Any], Any]) -> None:
+    """A process of the pool: what every batch will be given to."""
+    global _function
+    _leave_interrupts()
+    _function = function
+
+
+def _work(batch: Any) -> Any:
+    assert _function is not None, "the process was not begun"
+    return _function(batch)
+
+
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Ctrl-C takes effect at the end of the block. Windows cannot hold it back, and goes on as it is."""
@@ -134,12 +155,10 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _submit(
-    pool: ProcessPoolExecutor, function: Callable[[Batch], Result], batch: Batch, number: int
-) -> Future[Result]:
+def _submit(pool: ProcessPoolExecutor, batch: Any, number: int) -> Future[Any]:
     try:
         with _interrupts_held():  # a process may be started here, and it inherits what is held
-            return pool.submit(function, batch)
+            return pool.submit(_work, batch)
     except BrokenProcessPool as error:
         raise _died(number) from error
 
@@ -165,7 +184,7 @@ def _named(error: Exception, number: int) -> Exception:
     """The same exception, saying which batch it comes from."""
     where = f"batch {number}"
     if isinstance(error, TilthError):
-        error.where = f"{where}, {error.where}" if error.where else where
+        error.where = error.where or where
         error.args = (error.sentence(),)
     else:
         error.add_note(f"in {where}")

@@ -1,9 +1,9 @@
 """Decontamination: records of the pool that a model would recognise an evaluation set by.
 
-A record leaks when its prompt equals a reserved one, shares a run of 13 words with it (Brown et al. 2020,
-appendix C), or is a near-duplicate of it. What many records share, a signature, a greeting, a template, says
-nothing about a leak, so a run or shingle counts only while few records hold it; the same paper leaves out
-runs found in more than ten documents.
+A record leaks when its prompt equals a reserved one, is a near-duplicate of it, shares a run of 13 words with
+it (Brown et al. 2020, appendix C), or holds 70% of its runs of 8 words (Chowdhery et al. 2022, section 8). What
+many records share, a signature, a greeting, a template, says nothing about a leak, so a run or shingle counts
+only while few records hold it; Brown et al. leave out runs found in more than ten documents.
 
 Nothing here can see a paraphrase (Yang et al. 2023, arXiv 2311.04850); a clean report is not a proof. And
 evidence never quotes the evaluation text: those who read decisions may be the ones who answer it later.
@@ -12,7 +12,7 @@ evidence never quotes the evaluation text: those who read decisions may be the o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -23,7 +23,6 @@ from curation import records, shingles
 from curation.errors import UsageError
 from curation.text import normalise
 
-Hasher = Callable[[Sequence[str]], shingles.Ragged]
 Pairs = NDArray[np.int64]
 
 
@@ -34,7 +33,9 @@ class LeakageRule:
     ``ngram``: words in a run that must not be shared. ``threshold``: Jaccard index of the sets of
     ``shingle``-word shingles from which two texts are near-duplicates. ``common``: what more records than
     this hold is nobody's own; in a small corpus fewer are enough (:meth:`most`). ``own``: the share of what
-    is a reserved text's own that a near-duplicate of it must hold. ``completions``: compare completions of
+    is a reserved text's own that a near-duplicate of it must hold. ``share``: the share of a reserved text's runs of
+    ``ngram`` words that must be held. ``most_runs``: the share of its runs of ``run`` words from which a text is a
+    leak whatever else it says (Chowdhery et al. 2022, section 8: 70% of 8-grams). ``completions``: compare completions of
     ``ngram`` words or more as well. Raises :class:`UsageError` for values that make no sense.
     """
 
@@ -45,12 +46,14 @@ class LeakageRule:
     own: float = 0.5
     share: float = 0.0
     completions: bool = True
+    run: int = 8
+    most_runs: float = 0.7
 
     def __post_init__(self) -> None:
-        if not (0 < self.threshold <= 1 and 0 <= self.own <= 1):
-            raise UsageError("threshold and own are shares between 0 and 1", next="0.8 and 0.5 are usual")
-        if min(self.ngram, self.shingle, self.common) < 1:
-            raise UsageError("ngram, shingle and common are 1 or more", next="13, 5 and 10 are usual")
+        if not (0 < self.threshold <= 1 and 0 <= self.own <= 1 and 0 < self.most_runs <= 1):
+            raise UsageError("threshold, own and most_runs are shares", next="0.8, 0.5 and 0.7 are usual")
+        if min(self.ngram, self.shingle, self.common, self.run) < 1:
+            raise UsageError("ngram, shingle, common and run are 1 or more", next="13, 5, 10 and 8 are usual")
 
     def digest(self) -> str:
         """The name of this rule; every value is part of it."""
@@ -69,8 +72,8 @@ class LeakageRule:
 class Leak:
     """Row ``row`` of the pool is too close to row ``matched`` of the reserved texts.
 
-    ``method``: ``exact`` (score 1), ``near`` (score: Jaccard index) or ``ngram`` (score: the share of the
-    reserved text's runs of words that the row holds).
+    ``method``: ``exact`` (score 1), ``near`` (score: Jaccard index), ``ngram`` (score: the share of the
+    reserved text's runs of words that the row holds) or ``ngram8`` (the same of its short runs).
     """
 
     row: int
@@ -92,6 +95,95 @@ def plain(text: str) -> str:
     return " ".join(_EDGES.sub("", normalise(text)).split())
 
 
+# --- Reserved texts against a pool that is read in parts --------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One way to compare: runs of ``width`` words. ``short``: a text of fewer words is one run."""
+
+    width: int
+    short: bool
+
+    def runs(self, clean: Sequence[str]) -> shingles.Ragged:
+        make = shingles.shingle_hashes if self.short else shingles.ngram_hashes
+        return make(clean, self.width, normalised=True)
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """What texts are compared with: the reserved texts in plain words, and per level the runs that they hold."""
+
+    exact: dict[str, int]  # a plain text, and the first reserved one that is it
+    size: int
+    levels: tuple[_Level, ...]
+    runs: tuple[shingles.Ragged, ...]
+    values: tuple[shingles.Hashes, ...]  # sorted, without repeats
+
+
+def reserve(texts: Sequence[str], rule: LeakageRule) -> Reserved:
+    """Reserved texts, ready to be compared with; they are held in memory, the pool never is."""
+    plain_texts = [plain(text) for text in texts]
+    exact: dict[str, int] = {}
+    for place, text in enumerate(plain_texts):
+        if text:
+            exact.setdefault(text, place)
+    levels = (_Level(rule.shingle, True), _Level(rule.ngram, False), _Level(rule.run, False))
+    runs = tuple(level.runs(plain_texts) for level in levels)
+    return Reserved(exact, len(texts), levels, runs, tuple(np.unique(flat) for flat, _ in runs))
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What a part of the pool has in common with the reserved texts, and nothing else of it.
+
+    ``equal``: pairs of a row and the reserved text it equals. Per level: the number of different runs of each row
+    that shares one (0 for the others), and the places of the shared ones among the reserved values.
+    """
+
+    rows: int
+    equal: Pairs
+    sizes: tuple[Pairs, ...]
+    shared: tuple[shingles.Ragged, ...]
+
+
+def find_hits(texts: Sequence[str], reserved: Reserved) -> Hits:
+    """Compare a part of the pool with the reserved texts; a pure function, so an engine may run it anywhere."""
+    clean = [plain(text) for text in texts]
+    equal = [(row, reserved.exact[text]) for row, text in enumerate(clean) if text in reserved.exact]
+    found = [
+        _hits(level.runs(clean), values)
+        for level, values in zip(reserved.levels, reserved.values, strict=True)
+    ]
+    sizes, shared = tuple(size for size, _ in found), tuple(places for _, places in found)
+    return Hits(len(texts), np.array(equal, np.int64).reshape(-1, 2), sizes, shared)
+
+
+_TABLE = 1 << 20
+
+
+def _hits(rows: shingles.Ragged, values: shingles.Hashes) -> tuple[Pairs, shingles.Ragged]:
+    """The number of different runs in each row that holds a known one, and those as their places in ``values``."""
+    table = np.zeros(_TABLE, bool)
+    table[values & np.uint64(_TABLE - 1)] = True
+    likely = np.flatnonzero(table[rows[0] & np.uint64(_TABLE - 1)])
+    known = likely[_among(rows[0][likely], values)[1]]
+    some = np.unique(np.searchsorted(rows[1], known, "right") - 1)
+    flat, offsets = shingles.as_sets(shingles.take(rows, some))
+    place, is_known = _among(flat, values)
+    sizes = np.zeros(len(rows[1]) - 1, np.int64)
+    counts = np.zeros(len(rows[1]) - 1, np.int64)
+    sizes[some] = np.diff(offsets)
+    counts[some] = np.diff(np.concatenate([[0], np.cumsum(is_known)])[offsets])
+    return sizes, (place[is_known].astype(np.uint64), np.concatenate([[0], np.cumsum(counts)]))
+
+
+def _among(flat: shingles.Hashes, values: shingles.Hashes) -> tuple[Pairs, NDArray[np.bool_]]:
+    """The place of each number in ``values``, and whether it is there."""
+    place = np.searchsorted(values, flat)
+    return place, (place < len(values)) & (np.append(values, np.uint64(0))[place] == flat)
+
+
 def find_overlaps(texts: Sequence[str], reserved: Sequence[str], rule: LeakageRule) -> list[Leak]:
     """The texts that leak, at most one :class:`Leak` each, in order: equal, else nearest, else most runs
     shared.
@@ -102,14 +194,28 @@ def find_overlaps(texts: Sequence[str], reserved: Sequence[str], rule: LeakageRu
 
 
 def _find(texts: Sequence[str], reserved: Sequence[str], rule: LeakageRule, *, whole: bool) -> list[Leak]:
-    """``whole``: a reserved text that is nothing but common is still compared, as a whole; without it, it is
-    not."""
-    pool, held = [plain(text) for text in texts], [plain(text) for text in reserved]
+    shingles.kernels(sum(map(len, texts)))
+    held = reserve(reserved, rule)
+    return decide(held, [find_hits(part, held) for part in shingles.batches(texts)], rule, whole=whole)
+
+
+def decide(reserved: Reserved, parts: Sequence[Hits], rule: LeakageRule, *, whole: bool = True) -> list[Leak]:
+    """The leaks among the rows of all parts, at most one each, in order.
+
+    ``whole``: a reserved text that is nothing but common is still compared, as a whole; without it, it is not.
+    """
+    rows = sum(part.rows for part in parts)
+    starts = np.cumsum([0, *(part.rows for part in parts)])
+    equal = [part.equal + np.array([start, 0]) for part, start in zip(parts, starts, strict=False)]
+    near, runs, shares = (
+        _shared(reserved, parts, level, rows, rule) for level in range(len(reserved.levels))
+    )
     best: dict[int, Leak] = {}
     for leaks in (
-        _exact(pool, held, rule, whole),
-        _near(pool, held, rule, whole),
-        _ngrams(pool, held, rule, whole),
+        _exact(np.concatenate([np.empty((0, 2), np.int64), *equal]), reserved, rows, rule, whole),
+        _near(near, rule, whole),
+        _ngrams(runs, rule, whole),
+        _share(shares, rule),
     ):
         found: dict[int, Leak] = {}
         for leak in leaks:
@@ -120,22 +226,14 @@ def _find(texts: Sequence[str], reserved: Sequence[str], rule: LeakageRule, *, w
     return [best[row] for row in sorted(best)]
 
 
-def _exact(pool: list[str], held: list[str], rule: LeakageRule, whole: bool) -> Iterator[Leak]:
-    first: dict[str, int] = {}
-    for matched, text in enumerate(held):
-        if text:
-            first.setdefault(text, matched)
-    found = [(row, first[text]) for row, text in enumerate(pool) if text in first]
-    counts = np.bincount([matched for _, matched in found], minlength=len(held))
-    most = rule.most(len(pool) + len(held))
-    return (Leak(row, matched, "exact", 1.0) for row, matched in found if whole or counts[matched] <= most)
+def _exact(equal: Pairs, reserved: Reserved, rows: int, rule: LeakageRule, whole: bool) -> Iterator[Leak]:
+    counts = np.bincount(equal[:, 1], minlength=reserved.size)
+    most = rule.most(rows + reserved.size)
+    pairs = equal.tolist()
+    return (Leak(row, matched, "exact", 1.0) for row, matched in pairs if whole or counts[matched] <= most)
 
 
-def _near(pool: list[str], held: list[str], rule: LeakageRule, whole: bool) -> Iterator[Leak]:
-    def hasher(part: Sequence[str]) -> shingles.Ragged:
-        return shingles.shingle_hashes(part, rule.shingle, normalised=True)
-
-    shared = _shared(pool, held, hasher, rule.shingle, rule)
+def _near(shared: _Shared, rule: LeakageRule, whole: bool) -> Iterator[Leak]:
     score = _ratio(shared.both, shared.pool_size + shared.held_size - shared.both, 0.0)
     own = _ratio(shared.own, shared.held_own, float(whole))
     return shared.leaks((score >= rule.threshold) & (own >= rule.own), "near", score)
@@ -145,14 +243,18 @@ def _ratio(part: Pairs, of: Pairs, empty: float) -> NDArray[np.float64]:
     return np.where(of > 0, part / np.maximum(of, 1), empty)
 
 
-def _ngrams(pool: list[str], held: list[str], rule: LeakageRule, whole: bool) -> Iterator[Leak]:
-    def hasher(part: Sequence[str]) -> shingles.Ragged:
-        return shingles.ngram_hashes(part, rule.ngram, normalised=True)
-
-    shared = _shared(pool, held, hasher, rule.ngram, rule)
+def _ngrams(shared: _Shared, rule: LeakageRule, whole: bool) -> Iterator[Leak]:
     score = _ratio(shared.both, shared.held_size, 0.0)
     alike = whole & (shared.held_own == 0) & (score >= rule.threshold)
     return shared.leaks(((shared.own > 0) & (score >= rule.share)) | alike, "ngram", score)
+
+
+def _share(shared: _Shared, rule: LeakageRule) -> Iterator[Leak]:
+    """Most of a reserved text in short runs, at least half of it its own: an answer with a word changed here and
+    there."""
+    score = _ratio(shared.both, shared.held_size, 0.0)
+    own = _ratio(shared.own, shared.held_own, 0.0)
+    return shared.leaks((score >= rule.most_runs) & (own >= rule.own), f"ngram{rule.run}", score)
 
 
 @dataclass(frozen=True)
@@ -174,30 +276,30 @@ class _Shared:
             yield Leak(row, matched, method, value)
 
 
-def _shared(pool: list[str], held: list[str], hasher: Hasher, width: int, rule: LeakageRule) -> _Shared:
-    """Compare every text with every reserved one that it shares something of its own with.
-
-    Only what reserved texts hold is kept of the pool, so memory follows the overlap and not the pool.
-    """
-    runs = hasher(held)
-    target = shingles.as_sets(runs)
-    values, codes = np.unique(target[0], return_inverse=True)
-    sizes, hits = _hits(pool, hasher, values)
-    holders = np.bincount(hits[0], minlength=len(values)) + np.bincount(codes, minlength=len(values))
-    common = holders > rule.most(len(pool) + len(held))
-    telling = _telling(np.searchsorted(values, runs[0]), runs[1], common, width)
-    target_codes = codes.astype(np.uint64), target[1]
-    pairs = _pairs(hits, target_codes, telling, holders)
-    both = shingles.join([hits, target_codes])
+def _shared(reserved: Reserved, parts: Sequence[Hits], level: int, rows: int, rule: LeakageRule) -> _Shared:
+    """Every row of the pool beside every reserved text that it shares something of its own with."""
+    runs, values = reserved.runs[level], reserved.values[level]
+    flat, offsets = shingles.as_sets(runs)
+    codes = np.searchsorted(values, flat)
+    hits = shingles.join([part.shared[level] for part in parts])
+    sizes = np.concatenate([np.empty(0, np.int64), *(part.sizes[level] for part in parts)])
+    holders = np.bincount(hits[0].astype(np.int64), minlength=len(values)) + np.bincount(
+        codes, minlength=len(values)
+    )
+    common = holders > rule.most(rows + reserved.size)
+    telling = _telling(np.searchsorted(values, runs[0]), runs[1], common, reserved.levels[level].width)
+    target = codes.astype(np.uint64), offsets
+    pairs = _pairs(hits, target, telling, holders)
+    both = shingles.join([hits, target])
     own = _only(both, telling)
-    rows = np.column_stack([pairs[:, 0], pairs[:, 1] + len(pool)])
+    places = np.column_stack([pairs[:, 0], pairs[:, 1] + rows])
     return _Shared(
         pairs,
-        shingles.pair_shared(both, rows),
-        shingles.pair_shared(own, rows),
-        sizes[rows[:, 0]],
-        np.diff(both[1])[rows[:, 1]],
-        np.diff(own[1])[rows[:, 1]],
+        shingles.pair_shared(both, places),
+        shingles.pair_shared(own, places),
+        sizes[pairs[:, 0]],
+        np.diff(both[1])[places[:, 1]],
+        np.diff(own[1])[places[:, 1]],
     )
 
 
@@ -217,20 +319,6 @@ def _telling(
     telling = np.zeros(len(common), bool)
     telling[codes[before[high] == before[low]]] = True
     return telling
-
-
-def _hits(pool: list[str], hasher: Hasher, values: shingles.Hashes) -> tuple[Pairs, shingles.Ragged]:
-    """The number of different runs in each text, and those among ``values``, as their places."""
-    sizes: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
-    parts: list[shingles.Ragged] = []
-    for batch in shingles.batches(pool):
-        flat, offsets = shingles.as_sets(hasher(batch))
-        sizes.append(np.diff(offsets))
-        place = np.searchsorted(values, flat)
-        known = np.append(values, np.uint64(0))[place] == flat if len(values) else np.zeros(len(flat), bool)
-        known &= place < len(values)
-        parts.append((place[known].astype(np.uint64), np.concatenate([[0], np.cumsum(known)])[offsets]))
-    return np.concatenate(sizes), shingles.join(parts)
 
 
 def _pairs(
@@ -324,9 +412,10 @@ def _without_system(messages: list[dict[str, str]] | None, prompt: str | None) -
 
 
 _WORDS = {"exact": "equals", "near": "is a near-duplicate of", "ngram": "shares a run of words with"}
+_MOST = "holds most runs of words of"
 
 
 def _decision(record: str, label: str | None, field: str, matched: str, leak: Leak) -> dict[str, object]:
-    reason = f"the {field} {_WORDS[leak.method]} one that is reserved for evaluation"
+    reason = f"the {field} {_WORDS.get(leak.method, _MOST)} one that is reserved for evaluation"
     evidence = {"matched": matched, "field": field, "method": leak.method, "score": round(leak.score, 6)}
     return records.decision(record, "drop", reason, label=label, evidence=evidence)

@@ -510,7 +510,7 @@ Told = Callable[[int, int], None]
 
 
 def cluster(corpus: Corpus, rule: DuplicateRule, told: Told = lambda done, total: None) -> Groups:
-    """Cluster the texts of a corpus. ``told`` hears how many of the bands' keys are behind, twice over each band.
+    """Cluster the texts of a corpus. ``told`` hears of how many texts, of all, the work is done.
 
     Holds about 60 bytes per text; sets and keys stay where the corpus keeps them.
     """
@@ -520,13 +520,13 @@ def cluster(corpus: Corpus, rule: DuplicateRule, told: Told = lambda done, total
     shared = np.zeros(len(kept), bool)
     for number in range(rule.bands):
         shared[buckets(corpus.band(number)[kept])[0]] = True
-        told(size * (number + 1), size * steps)
+        told(size * (number + 1) // steps, size)
     busy = kept[shared]
 
     def bands() -> Iterator[shingles.Hashes]:
         for number in range(rule.bands):
             yield corpus.band(number)[busy]
-            told(size * (rule.bands + number + 1), size * steps)
+            told(size * (rule.bands + number + 1) // steps, size)
 
     sets = corpus.sets(busy)
     search = _Search(bands(), corpus.names[busy, 0], sets, rule.threshold, Components(len(busy)), [])

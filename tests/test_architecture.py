@@ -16,7 +16,7 @@ BASE = {"records", "text", "errors", "shingles", "kernels", "minhash"}
 EDGES = {"config", "formats"}
 STAGES = {"voting", "consensus", "dedup", "pii", "quality", "leakage", "acquisition", "snapshot", "engine"}
 STORES = {"ledger", "artifacts", "label_studio"}
-JOINS = {"workspace", "intake", "question", "curate", "assemble", "people", "loop", "health"}
+JOINS = {"filters", "workspace", "intake", "question", "curate", "assemble", "people", "loop", "health"}
 
 # Each room of curation and what it may import of curation, beside itself.
 ALLOWED = (

@@ -1,5 +1,5 @@
-"""Filters: they need no workspace, read a file or ``-``, and are useful alone: dedup, scrub, vote, decontaminate,
-convert."""
+"""Filters: they need no workspace, read a file or ``-``, and are useful alone: scrub, vote, convert; and what all
+of them share. Those that compare rows stand in ``cleaning``."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ Fields = Annotated[
     str, typer.Option("--fields", help="Fields to look at, by comma; found by name otherwise.")
 ]
 
-Objects = list[tuple[Any, dict[str, Any]]]
-
 
 @contextmanager
 def sink(out: str, dry_run: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
@@ -42,6 +40,18 @@ def sink(out: str, dry_run: bool) -> Iterator[Callable[[Mapping[str, Any]], None
         yield _writer(file, orjson.dumps)
 
 
+@contextmanager
+def lines_to(out: str, dry_run: bool) -> Iterator[Callable[[bytes], None]]:
+    """Somewhere to write lines to, as :func:`sink` does objects."""
+    from curation.formats.write import target_file
+
+    if not out or dry_run:
+        yield lambda line: None
+        return
+    with target_file(out) as file:
+        yield lambda line: _write(file, line)
+
+
 def _writer(file: IO[bytes], dumps: Callable[[Any], bytes]) -> Callable[[Mapping[str, Any]], None]:
     return lambda row: _write(file, dumps(row))
 
@@ -50,52 +60,8 @@ def _write(file: IO[bytes], line: bytes) -> None:
     file.write(line + b"\n")
 
 
-def read_all(source: str, fields: str) -> tuple[Objects, list[str]]:
-    """Every object of a source with its text; both lists are empty where the source is."""
-    from curation import formats
-
-    objects = list(formats.read_objects(source))
-    wanted = [name for name in fields.split(",") if name]
-    texts = [formats.text_of(row, formats.text_fields(row, wanted)) for _, row in objects]
-    return objects, texts
-
-
-@app.command(epilog="Example: tilth dedup rows.jsonl --out kept.jsonl --clusters clusters.jsonl")
-def dedup(
-    source: Source,
-    out: Out = "",
-    clusters: Annotated[str, typer.Option(help="Where clusters go: cluster, members, kept.")] = "",
-    threshold: Annotated[
-        float, typer.Option(min=0.5, max=1.0, help="Jaccard index of the shingle sets.")
-    ] = 0.8,
-    shingle: Annotated[int, typer.Option(min=1, help="Words in a shingle.")] = 5,
-    fields: Fields = "",
-    dry_run: DryRun = False,
-) -> None:
-    """Drop exact and near-duplicates; the first of each cluster stays. Every pair is verified by exact Jaccard."""
-    from curation.dedup import DuplicateRule, find_duplicates
-
-    start = time.perf_counter()
-    with session.progress() as meter:
-        objects, texts = read_all(source, fields)
-        meter("comparing", len(texts), len(texts))
-        found = find_duplicates(
-            list(range(len(texts))), texts, DuplicateRule(threshold=threshold, shingle=shingle)
-        )
-    gone = found.dropped
-    with sink(out, dry_run) as write:
-        for i, (_, row) in enumerate(objects):
-            if i not in gone:
-                write(row)
-    with sink(clusters, dry_run) as write:
-        for number, cluster in enumerate(found.clusters):
-            members = [objects[i][0] for i in cluster.members]
-            write({"cluster": number, "members": members, "kept": objects[cluster.kept][0]})
-    result = {"rows": len(objects), "kept": len(objects) - len(gone), "clusters": len(found.clusters)}
-    _report(result, start, dry_run)
-
-
-def _report(result: dict[str, Any], start: float, dry_run: bool) -> None:
+def report(result: dict[str, Any], start: float, dry_run: bool) -> None:
+    """The result with the seconds since ``start``, and whether it was only tried."""
     done = {**result, "seconds": round(time.perf_counter() - start, 3)}
     session.report({**done, "dry_run": dry_run} if dry_run else done, lines(done))
 
@@ -134,7 +100,7 @@ def scrub(
                 write(done["row"])
             meter("scrubbing", counts["rows"], None)
     result = {key: counts[key] for key in ("rows", "spans")} | {"by_type": dict(types.most_common())}
-    _report(result | {"unscanned": counts["unscanned"]}, start, dry_run)
+    report(result | {"unscanned": counts["unscanned"]}, start, dry_run)
 
 
 def _layers(wanted: str) -> tuple[str, ...]:
@@ -289,57 +255,6 @@ def _show_votes(matrix: Any, rows: Any) -> None:
         said = [f"{f}={matrix.classes[c]}" for f, c in zip(matrix.functions, codes, strict=True) if c >= 0]
         text = " ".join(prompts[record].split())
         session.say(f"{record[:12]}  {text[:70]!r}  {', '.join(said) or 'nobody voted'}")
-
-
-@app.command(
-    epilog="Example: tilth decontaminate train.jsonl --against test.jsonl --out clean.jsonl --report leaks.jsonl"
-)
-def decontaminate(
-    source: Source,
-    against: Annotated[list[str], typer.Option(help="An evaluation set; may be given again.")],
-    out: Out = "",
-    report: Annotated[str, typer.Option(help="Where matches go: id, matched, method, score.")] = "",
-    threshold: Annotated[
-        float, typer.Option(min=0.5, max=1.0, help="Jaccard index of near-duplicates.")
-    ] = 0.8,
-    ngram: Annotated[int, typer.Option(min=2, help="Words of an overlap that counts.")] = 13,
-    fields: Fields = "",
-    dry_run: DryRun = False,
-) -> None:
-    """Drop rows that an evaluation set holds: the same text, a long overlap, or a near-duplicate."""
-    from curation.leakage import LeakageRule, find_overlaps
-
-    start = time.perf_counter()
-    with session.progress() as meter:
-        objects, texts = read_all(source, fields)
-        held = [(f"{path}:{id}", text) for path in against for id, text in _pairs(path, fields)]
-        meter("comparing", len(texts), len(texts))
-        found = find_overlaps(
-            texts, [text for _, text in held], LeakageRule(ngram=ngram, threshold=threshold)
-        )
-    leaks = {leak.row: leak for leak in found}
-    methods = Counter(leak.method for leak in leaks.values())
-    with sink(out, dry_run) as write:
-        for i, (_, row) in enumerate(objects):
-            if i not in leaks:
-                write(row)
-    with sink(report, dry_run) as tell:
-        for i, leak in sorted(leaks.items()):
-            tell(
-                {
-                    "id": objects[i][0],
-                    "matched": held[leak.matched][0],
-                    "method": leak.method,
-                    "score": leak.score,
-                }
-            )
-    _report({"rows": len(objects), "removed": len(leaks), "by_method": dict(methods)}, start, dry_run)
-
-
-def _pairs(path: str, fields: str) -> Iterator[tuple[Any, str]]:
-    objects, texts = read_all(path, fields)
-    for (id, _), text in zip(objects, texts, strict=True):
-        yield id, text
 
 
 @app.command(

@@ -4,6 +4,7 @@ reason.
 Nothing outside this package knows how a file is laid out; nothing inside it knows what a row is for.
 """
 
+from curation.formats.again import Block, Repeatable, repeatable
 from curation.formats.objects import field_text, read_objects, text_fields, text_of
 from curation.formats.passages import Passage, chunks, passages
 from curation.formats.read import read
@@ -22,11 +23,13 @@ __all__ = [
     "TARGETS",
     "BadRow",
     "Batch",
+    "Block",
     "Converted",
     "Damage",
     "Format",
     "Mapping",
     "Passage",
+    "Repeatable",
     "Row",
     "Written",
     "chunks",
@@ -37,6 +40,7 @@ __all__ = [
     "passages",
     "read",
     "read_objects",
+    "repeatable",
     "shape_of",
     "sniff",
     "text_fields",

@@ -37,10 +37,11 @@ def read_objects(
                 yield index if identity is None else identity, record
                 index += 1
             elif damage.code != "blank line":
-                _report(BadRow(line, offset, damage.code, damage.message, raw), stream.name, on_bad)
+                report(BadRow(line, offset, damage.code, damage.message, raw), stream.name, on_bad)
 
 
-def _report(bad: BadRow, name: str, on_bad: Callable[[BadRow], None] | None) -> None:
+def report(bad: BadRow, name: str, on_bad: Callable[[BadRow], None] | None) -> None:
+    """Hand a bad row to whoever takes them; without anybody raise ``UsageError`` that names its line."""
     if on_bad is None:
         where = f"{name}:{bad.line}"
         raise UsageError(

@@ -102,7 +102,8 @@ def parsed(stream: Stream, form: Format, limit: int = MAX_LINE) -> Iterator[Pars
     return readers[form.name](stream, form, limit)
 
 
-def _too_long(length: int, limit: int) -> Damage:
+def too_long(length: int, limit: int) -> Damage:
+    """What is wrong with a record over the size limit."""
     return Damage("line too long", f"the record has {length:,} bytes, and the limit is {limit:,}")
 
 
@@ -113,7 +114,7 @@ def _lines(stream: Stream, form: Format, limit: int) -> Iterator[Parsed]:
             length = piece.overlong or len(raw)
             if offset == 0:
                 raw = raw.removeprefix(codecs.BOM_UTF8)
-            damage = _too_long(length, limit) if piece.overlong else None
+            damage = too_long(length, limit) if piece.overlong else None
             try:
                 record = None if damage else parse(raw)
             except Damage as found:
@@ -126,7 +127,7 @@ def _lines(stream: Stream, form: Format, limit: int) -> Iterator[Parsed]:
 def _elements(stream: Stream, form: Format, limit: int) -> Iterator[Parsed]:
     for element in arrays.elements(stream, limit):
         place = element.line, element.offset, element.raw[:KEPT] if element.length else element.raw
-        damage = _too_long(element.length, limit) if element.length else element.damage
+        damage = too_long(element.length, limit) if element.length else element.damage
         try:
             record = None if damage else parse(element.raw)
         except Damage as found:

@@ -31,7 +31,7 @@ def refuse_three(value: int) -> int:
 
 
 def refuse_by_name(value: int) -> int:
-    raise GateRefused("refused", where=f"row {value}")
+    raise GateRefused("refused", where=f"row {value}" if value else "")
 
 
 def die(value: int) -> int:
@@ -65,11 +65,13 @@ def test_an_error_comes_out_as_it_is_with_its_batch(processes):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_an_error_of_our_own_names_the_batch_and_keeps_its_exit_code(processes):
+def test_an_error_of_our_own_names_its_place_or_else_the_batch_and_keeps_its_exit_code(processes):
     with pytest.raises(GateRefused) as caught:
         list(run_batches(refuse_by_name, [7], processes=processes))
-    assert str(caught.value) == "batch 1, row 7: refused."
+    assert str(caught.value) == "row 7: refused."
     assert caught.value.exit_code == 6
+    with pytest.raises(GateRefused, match="batch 1: refused"):
+        list(run_batches(refuse_by_name, [0], processes=processes))
 
 
 def test_a_process_that_dies_is_an_error_and_no_hang():

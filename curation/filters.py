@@ -1,0 +1,258 @@
+"""Duplicates and leaks in a file that need not fit into memory: read once to sketch each row, compared, and read again
+to write what stays.
+
+These join the files to the stages; they decide nothing about a row themselves. Memory holds about 100 bytes per row
+and a few blocks; while duplicates are compared, a folder holds up to twice the file's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from curation import engine, formats, leakage, minhash, shingles
+from curation.errors import storage_errors
+from curation.formats import Block, Repeatable
+from curation.minhash import DuplicateRule
+
+Progress = Callable[[str, int, int | None], None]
+
+ALONE = 32 << 20  # bytes of a file that are not worth the start of other processes
+_ROWS = 20_000  # whose shingles are sorted at once
+_NUMBERS = 1 << 22  # shingles read at once: 32 MB
+
+
+def processes(wanted: str, size: int) -> int:
+    """How many processes an engine's name means for a file of ``size`` bytes: ``here`` is this one, ``processes`` all
+    cores, ``auto`` whichever is faster."""
+    return 1 if wanted == "here" or (wanted == "auto" and size < ALONE) else engine.cores()
+
+
+def texts_of(block: Block, fields: Sequence[str]) -> list[str]:
+    """The text of each row of a block. Raises ``UsageError`` that names the line, or the field that is missing."""
+    rows = block.objects()
+    return [formats.text_of(row, formats.text_fields(row, fields)) for row in rows]
+
+
+# --- Sketches on disk -------------------------------------------------------------------------------
+
+
+class Sketches:
+    """A :class:`curation.minhash.Corpus` in a folder: one file for each band's keys, one for all shingles."""
+
+    def __init__(self, folder: Path, bands: int) -> None:
+        self.folder = folder
+        self.names: shingles.Hashes = np.empty((0, 2), np.uint64)
+        self._names: list[shingles.Hashes] = []
+        self._ends: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
+        self._stack = ExitStack()
+        with storage_errors(folder):
+            self._bands = [self._open(f"band-{number}") for number in range(bands)]
+            self._flat = self._open("shingles")
+
+    def _open(self, name: str) -> Any:
+        return self._stack.enter_context(open(self.folder / name, "w+b", buffering=0))
+
+    def __enter__(self) -> Sketches:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    def add(self, made: pa.RecordBatch) -> None:
+        """Put the sketches of a batch behind those that are there."""
+        flat, offsets = minhash.shingles_of(made)
+        self._names.append(minhash.names_of(made))
+        self._ends.append(offsets[1:] + self._ends[-1][-1])
+        with storage_errors(self.folder):
+            for file, keys in zip(self._bands, minhash.keys_of(made).T, strict=True):
+                file.write(np.ascontiguousarray(keys).data)
+            self._flat.write(flat.data)
+
+    def close(self) -> None:
+        """No batch will follow: the columns can be read."""
+        self.names = np.concatenate([self.names, *self._names])
+        self.offsets = np.concatenate(self._ends)
+        self._names, self._ends = [], []
+
+    def band(self, number: int) -> shingles.Hashes:
+        """The keys of one band, one per row."""
+        return np.fromfile(self.folder / f"band-{number}", np.uint64)
+
+    def sets(self, rows: NDArray[np.int64]) -> shingles.Ragged:
+        """The sorted sets of some rows; they lie in a file that is mapped into memory."""
+        ends = [np.zeros(1, np.int64)]
+        place = self.folder / f"sets-{len(rows)}"
+        flat = _mapped(self.folder / "shingles")
+        with storage_errors(self.folder), open(place, "wb") as file:
+            for some in np.split(rows, range(_ROWS, len(rows), _ROWS)):
+                found, offsets = shingles.as_sets(
+                    shingles.take_sizes(flat, self.offsets[some], self.offsets[some + 1] - self.offsets[some])
+                )
+                file.write(found.data)
+                ends.append(offsets[1:] + ends[-1][-1])
+        return _mapped(place), np.concatenate(ends)
+
+    def batches(self) -> Iterator[shingles.Ragged]:
+        """The shingles of all rows, in order, a part at a time."""
+        flat = _mapped(self.folder / "shingles")
+        row = 0
+        while row < len(self.offsets) - 1:
+            end = int(np.searchsorted(self.offsets, self.offsets[row] + _NUMBERS, "right")) - 1
+            end = max(end, row + 1)
+            low, high = self.offsets[row], self.offsets[end]
+            yield np.array(flat[low:high]), self.offsets[row : end + 1] - low
+            row = end
+
+
+def _mapped(path: Path) -> shingles.Hashes:
+    if not path.stat().st_size:
+        return np.empty(0, np.uint64)
+    return np.memmap(path, np.uint64, "r+").view(np.ndarray)
+
+
+def _sketch(
+    rule: DuplicateRule, fields: Sequence[str], size: int, block: Block
+) -> tuple[pa.RecordBatch, float]:
+    shingles.kernels(size)
+    return minhash.sketch(texts_of(block, fields), rule), block.read
+
+
+# --- Duplicates -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What is a copy of what in a file: ``labels[i]`` is the first row of ``i``'s cluster, which is kept."""
+
+    labels: NDArray[np.int64]
+    groups: minhash.Groups
+    check: minhash.Check | None
+
+    @property
+    def kept(self) -> int:
+        """How many rows stay."""
+        return int(np.count_nonzero(self.labels == np.arange(len(self.labels))))
+
+
+def find_copies(
+    source: Repeatable,
+    fields: Sequence[str],
+    rule: DuplicateRule,
+    folder: Path,
+    *,
+    workers: int = 1,
+    sample: int = 0,
+    progress: Progress = lambda what, done, total: None,
+) -> Copies:
+    """The clusters of a file's rows. Columns go to ``folder``, where nothing is left that a caller may not delete.
+
+    ``sample`` rows are compared exactly with all others, to tell what was missed; 0 leaves that out.
+    """
+    with Sketches(folder, rule.bands) as corpus:
+        work = partial(_sketch, rule, fields, source.size)
+        rows = 0
+        for made, share in engine.run_batches(work, source.blocks(), processes=workers):
+            corpus.add(made)
+            rows += len(made)
+            progress("reading", rows, round(rows / share) if share else None)
+        corpus.close()
+        shingles.kernels(source.size)
+        groups = minhash.cluster(corpus, rule, lambda done, total: progress("comparing", done, total))
+        check = minhash.check(corpus, groups, rule, sample) if sample else None
+    return Copies(groups.labels, groups, check)
+
+
+def kept_lines(source: Repeatable, copies: Copies, ids: dict[int, Any]) -> Iterator[bytes]:
+    """The rows that stay, as they stand in the file. Fills ``ids`` with the id of each row that is in a cluster."""
+    start = 0
+    stays = copies.labels == np.arange(len(copies.labels))
+    many = np.bincount(copies.labels, minlength=len(copies.labels))[copies.labels] > 1
+    for block in source.blocks():
+        lines = block.rows()
+        for place in np.flatnonzero(many[start : start + len(lines)]).tolist():
+            ids[start + place] = id_of(lines[place], start + place)
+        yield from (lines[i] for i in np.flatnonzero(stays[start : start + len(lines)]).tolist())
+        start += len(lines)
+
+
+def id_of(line: bytes, number: int) -> Any:
+    """A row's ``id`` field, or its number."""
+    identity = formats.parse(line).get("id")
+    return number if identity is None else identity
+
+
+def clusters(copies: Copies, ids: Mapping[int, Any]) -> Iterable[dict[str, Any]]:
+    """Each cluster of two or more rows by their ids; the first is the one that is kept."""
+    for number, members in enumerate(copies.groups.clusters()):
+        named = [ids[i] for i in members.tolist()]
+        yield {"cluster": number, "members": named, "kept": named[0]}
+
+
+# --- Leaks ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """The leaks of a file by row, and what each row is matched with: ``matched`` names the reserved texts."""
+
+    rows: int
+    leaks: dict[int, leakage.Leak]
+    matched: list[str]
+
+
+def find_leaks(
+    source: Repeatable,
+    against: Sequence[Repeatable],
+    fields: Sequence[str],
+    rule: leakage.LeakageRule,
+    *,
+    workers: int = 1,
+    progress: Progress = lambda what, done, total: None,
+) -> Overlaps:
+    """The rows of a file that one of the files ``against``, which are held in memory, has reserved."""
+    names: list[str] = []
+    texts: list[str] = []
+    for held in against:
+        start = len(names)
+        for block in held.blocks():
+            lines = block.rows()
+            names += [f"{held.name}:{id_of(line, len(names) - start + i)}" for i, line in enumerate(lines)]
+            texts += texts_of(block, fields)
+    shingles.kernels(source.size)
+    reserved = leakage.reserve(texts, rule)
+    work = partial(_hit, reserved, fields, source.size)
+    parts, rows = [], 0
+    for hits, share in engine.run_batches(work, source.blocks(), processes=workers):
+        parts.append(hits)
+        rows += hits.rows
+        progress("reading", rows, round(rows / share) if share else None)
+    return Overlaps(rows, {leak.row: leak for leak in leakage.decide(reserved, parts, rule)}, names)
+
+
+def _hit(
+    reserved: leakage.Reserved, fields: Sequence[str], size: int, block: Block
+) -> tuple[leakage.Hits, float]:
+    shingles.kernels(size)
+    return leakage.find_hits(texts_of(block, fields), reserved), block.read
+
+
+def clean_lines(source: Repeatable, found: Overlaps, ids: dict[int, Any]) -> Iterator[bytes]:
+    """The rows that do not leak, as they stand in the file. Fills ``ids`` with the id of each row that does."""
+    row = 0
+    for block in source.blocks():
+        for line in block.rows():
+            if row in found.leaks:
+                ids[row] = id_of(line, row)
+            else:
+                yield line
+            row += 1
