@@ -173,7 +173,8 @@ def find_copies(
 
 
 def kept_lines(source: Repeatable, copies: Copies, ids: dict[int, Any]) -> Iterator[bytes]:
-    """The rows that stay, as they stand in the file. Fills ``ids`` with the id of each row that is in a cluster."""
+    """The rows that stay, as they stand in the file, a block of them at a time. Fills ``ids`` with the id of each row
+    that is in a cluster."""
     start = 0
     stays = copies.labels == np.arange(len(copies.labels))
     many = np.bincount(copies.labels, minlength=len(copies.labels))[copies.labels] > 1
@@ -181,8 +182,12 @@ def kept_lines(source: Repeatable, copies: Copies, ids: dict[int, Any]) -> Itera
         lines = block.rows()
         for place in np.flatnonzero(many[start : start + len(lines)]).tolist():
             ids[start + place] = id_of(lines[place], start + place)
-        yield from (lines[i] for i in np.flatnonzero(stays[start : start + len(lines)]).tolist())
+        yield _joined([lines[i] for i in np.flatnonzero(stays[start : start + len(lines)]).tolist()])
         start += len(lines)
+
+
+def _joined(lines: list[bytes]) -> bytes:
+    return b"\n".join([*lines, b""])
 
 
 def id_of(line: bytes, number: int) -> Any:
@@ -247,12 +252,15 @@ def _hit(
 
 
 def clean_lines(source: Repeatable, found: Overlaps, ids: dict[int, Any]) -> Iterator[bytes]:
-    """The rows that do not leak, as they stand in the file. Fills ``ids`` with the id of each row that does."""
+    """The rows that do not leak, as they stand in the file, a block of them at a time. Fills ``ids`` with the id of
+    each row that does."""
     row = 0
     for block in source.blocks():
+        clean = []
         for line in block.rows():
             if row in found.leaks:
                 ids[row] = id_of(line, row)
             else:
-                yield line
+                clean.append(line)
             row += 1
+        yield _joined(clean)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -384,17 +384,23 @@ def sketch(texts: Sequence[str], rule: DuplicateRule) -> pa.RecordBatch:
     folded = shingles.fold(texts)
     rows = shingles.hash_folded(folded, rule.shingle)
     keys = band_keys(signatures(rows, rule), rule)
-    columns = {
-        "name": pa.array(_names(folded), pa.binary(16)),
-        "keys": pa.FixedSizeListArray.from_arrays(pa.array(keys.ravel()), rule.bands),
-        "shingles": pa.LargeListArray.from_arrays(pa.array(rows[1]), pa.array(rows[0])),
-    }
-    return pa.RecordBatch.from_pydict(columns)
+    columns = [
+        pa.Array.from_buffers(pa.binary(16), len(texts), [None, pa.py_buffer(_names(folded))]),
+        pa.FixedSizeListArray.from_arrays(_column(keys.ravel()), rule.bands),
+        pa.LargeListArray.from_arrays(_column(rows[1]), _column(rows[0])),
+    ]
+    return pa.RecordBatch.from_arrays(columns, ["name", "keys", "shingles"])
 
 
-def _names(folded: shingles.Folded) -> list[bytes]:
-    data = folded[0].data
-    return [hashlib.blake2b(data[a:b], digest_size=16).digest() for a, b in pairwise(folded[1].tolist())]
+def _column(values: NDArray[Any]) -> pa.Array:
+    """An array as Arrow, without a copy; ``pa.array`` would load pandas to see whether it is one of its own."""
+    kind = pa.int64() if values.dtype == np.int64 else pa.uint64()
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+
+
+def _names(folded: shingles.Folded) -> bytes:
+    data, ends = folded[0].data, folded[1].tolist()
+    return b"".join([hashlib.blake2b(data[a:b], digest_size=16).digest() for a, b in pairwise(ends)])
 
 
 def names_of(made: pa.RecordBatch) -> shingles.Hashes:

@@ -84,8 +84,8 @@ def dedup(
             progress=meter,
         )
         with lines_to(out, dry_run) as write:
-            for line in filters.kept_lines(rows, found, ids):
-                write(line)
+            for lines in filters.kept_lines(rows, found, ids):
+                write(lines)
     with sink(clusters, dry_run) as tell:
         told = 0
         for told, cluster in enumerate(filters.clusters(found, ids), 1):  # noqa: B007
@@ -142,8 +142,8 @@ def decontaminate(
             rows, sets, wanted, rule, workers=workers(engine, rows.size), progress=meter
         )
         with lines_to(out, dry_run) as write:
-            for line in filters.clean_lines(rows, found, ids):
-                write(line)
+            for lines in filters.clean_lines(rows, found, ids):
+                write(lines)
     with sink(matches, dry_run) as tell:
         for row, leak in found.leaks.items():
             told = {"id": ids[row], "matched": found.matched[leak.matched]}

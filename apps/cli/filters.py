@@ -41,15 +41,15 @@ def sink(out: str, dry_run: bool) -> Iterator[Callable[[Mapping[str, Any]], None
 
 
 @contextmanager
-def lines_to(out: str, dry_run: bool) -> Iterator[Callable[[bytes], None]]:
-    """Somewhere to write lines to, as :func:`sink` does objects."""
+def lines_to(out: str, dry_run: bool) -> Iterator[Callable[[bytes], Any]]:
+    """Somewhere to write whole lines to, as :func:`sink` does objects."""
     from curation.formats.write import target_file
 
     if not out or dry_run:
-        yield lambda line: None
+        yield lambda lines: None
         return
     with target_file(out) as file:
-        yield lambda line: _write(file, line)
+        yield file.write
 
 
 def _writer(file: IO[bytes], dumps: Callable[[Any], bytes]) -> Callable[[Mapping[str, Any]], None]:
