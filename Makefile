@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 LS_VENV := .venv-label-studio
 WORKSPACE ?= demo-workspace
 
-.PHONY: setup demo test check check-long bench review label-studio label-studio-install system clean
+.PHONY: setup demo test check check-long bench bench-peers review label-studio label-studio-install system clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,14 @@ check-long: setup system label-studio-install
 bench: setup
 	@$(BIN)/python -m tests.bench
 
+# The tools that tests/bench/dedup.py is measured beside have an environment of their own.
+bench-peers: .venv-bench/.installed
+
+.venv-bench/.installed:
+	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/pip install --quiet --disable-pip-version-check rensa==0.5.0 daft==0.7.26 text-dedup==0.4.0
+	@touch $@
+
 review: setup
 	@$(BIN)/tilth --workspace $(WORKSPACE) review
 
@@ -55,4 +63,4 @@ $(LS_VENV)/.installed:
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(LS_VENV) demo-workspace
+	rm -rf $(VENV) $(LS_VENV) .venv-bench demo-workspace

@@ -27,8 +27,7 @@ from curation.minhash import DuplicateRule
 Progress = Callable[[str, int, int | None], None]
 
 ALONE = 32 << 20  # bytes of a file that are not worth the start of other processes
-_ROWS = 20_000  # whose shingles are sorted at once
-_NUMBERS = 1 << 22  # shingles read at once: 32 MB
+_NUMBERS = 1 << 20  # shingles read at once: 8 MB, and a few times that in working arrays
 
 
 def processes(wanted: str, size: int) -> int:
@@ -94,10 +93,10 @@ class Sketches:
         place = self.folder / f"sets-{len(rows)}"
         flat = _mapped(self.folder / "shingles")
         with storage_errors(self.folder), open(place, "wb") as file:
-            for some in np.split(rows, range(_ROWS, len(rows), _ROWS)):
-                found, offsets = shingles.as_sets(
-                    shingles.take_sizes(flat, self.offsets[some], self.offsets[some + 1] - self.offsets[some])
-                )
+            sizes = self.offsets[rows + 1] - self.offsets[rows]
+            for some in _parts(np.concatenate([[0], np.cumsum(sizes)])):
+                taken = shingles.take_sizes(flat, self.offsets[rows[some]], sizes[some])
+                found, offsets = shingles.as_sets(taken)
                 file.write(found.data)
                 ends.append(offsets[1:] + ends[-1][-1])
         return _mapped(place), np.concatenate(ends)
@@ -105,13 +104,18 @@ class Sketches:
     def batches(self) -> Iterator[shingles.Ragged]:
         """The shingles of all rows, in order, a part at a time."""
         flat = _mapped(self.folder / "shingles")
-        row = 0
-        while row < len(self.offsets) - 1:
-            end = int(np.searchsorted(self.offsets, self.offsets[row] + _NUMBERS, "right")) - 1
-            end = max(end, row + 1)
-            low, high = self.offsets[row], self.offsets[end]
-            yield np.array(flat[low:high]), self.offsets[row : end + 1] - low
-            row = end
+        for some in _parts(self.offsets):
+            low, high = self.offsets[some.start], self.offsets[some.stop]
+            yield np.array(flat[low:high]), self.offsets[some.start : some.stop + 1] - low
+
+
+def _parts(offsets: NDArray[np.int64]) -> Iterator[slice]:
+    """Runs of rows that hold about ``_NUMBERS`` shingles; a row of more stands alone."""
+    row = 0
+    while row < len(offsets) - 1:
+        end = max(int(np.searchsorted(offsets, offsets[row] + _NUMBERS, "right")) - 1, row + 1)
+        yield slice(row, end)
+        row = end
 
 
 def _mapped(path: Path) -> shingles.Hashes:

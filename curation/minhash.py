@@ -591,6 +591,7 @@ class Check:
 
 
 _TABLE = 1 << 20
+_STEP = 1 << 18  # candidates that are looked at together
 
 
 def check(corpus: Corpus, groups: Groups, rule: DuplicateRule, sample: int) -> Check:
@@ -648,8 +649,12 @@ def _near_the_sample(
     low = np.searchsorted(values, rows[0][at], "left")
     count = np.searchsorted(values, rows[0][at], "right") - low
     text = np.searchsorted(rows[1], at, "right") - 1
-    place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(low, count)
-    pairs = np.unique(np.column_stack([np.repeat(text, count), owner[place]]), axis=0)
+    codes, width = np.empty(0, np.int64), len(sets[1])
+    for some in np.split(np.arange(len(at)), np.flatnonzero(np.diff(np.cumsum(count) // _STEP)) + 1):
+        many, first = count[some], low[some]
+        place = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many) + np.repeat(first, many)
+        codes = np.union1d(codes, np.repeat(text[some], many) * width + owner[place])
+    pairs = np.column_stack(np.divmod(codes, width))
     texts, row = np.unique(pairs[:, 0], return_inverse=True)
     both = shingles.join([sets, shingles.as_sets(shingles.take(rows, texts))])
     compared = np.column_stack([row + len(sets[1]) - 1, pairs[:, 1]])

@@ -1,32 +1,38 @@
-"""How fast, lean and complete de-duplication is beside plain datasketch, in one run.
+"""How fast, lean and complete de-duplication is beside the tools that people use, in one run.
 
     python -m tests.bench.dedup [--texts 20000] [--repeat 3] [--data FILE] [--ours]
+    python -m tests.bench.dedup --grow 10000,30000,100000      # the exponent of growth
+    python -m tests.bench.dedup --file 1000000                 # JSONL in, JSONL out, on all cores
+    python -m tests.bench.dedup --gold                         # precision and recall on real families and pairs
 
-Each tool gets the same texts and 256 permutations, and goes all the way: shingles, signatures, buckets, exact
-verification, clusters. ``datasketch`` is MinHash.bulk, MinHashLSH with 32 bands of 8, insert, query, verify;
-``datasketch, its banding`` lets it choose bands for the threshold. Each run has a process of its own, for its
-peak memory. Recall and precision are over the pairs within clusters, against an exact join of all texts.
+Each tool gets the same texts, 256 permutations and a core, and goes all the way: shingles, signatures, buckets,
+exact verification, clusters. ``datasketch`` is MinHash.bulk, MinHashLSH with 32 bands of 8, insert, query, verify;
+``datasketch, its banding`` lets it choose bands for the threshold. text-dedup, rensa and daft run in an environment
+of their own (``make bench-peers``), do not verify, and daft's is signatures alone. Each run has a process of its
+own, for its peak memory. Recall and precision are over the pairs within clusters, against an exact join of all texts.
 
-Texts are generated (130 words with the frequencies of language, three in ten with edited copies) unless
-``--data`` names a file of JSON lines with ``text``, or ``prompt`` and ``completion``. Without it, news
-articles with planted duplicates are measured too where they lie beside the project.
+Texts have 130 words, three in ten with edited copies: sentences of novels where these lie beside the project, else
+words with the frequencies of language; or those of ``--data``, a file of JSON lines with ``text``, or ``prompt``
+and ``completion``.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import random
+import re
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,8 +40,46 @@ from curation import shingles, text
 from curation.minhash import DuplicateRule, components, group
 
 RULE = DuplicateRule()
-ARTICLES = Path("dedup-mccormick-articles") / "articles_2500.train"
+ROOT = Path(__file__).parents[2]
+SHARED = Path(os.environ.get("TILTH_DATA") or ROOT.parent / "shared" / "data")
+PEERS = ROOT / ".venv-bench" / "bin" / "python"
+PEER_TOOLS = ("text-dedup", "rensa deduplicator", "daft minhash, signatures only")
 Labels = Sequence[int]
+
+
+def texts_made(count: int) -> list[str]:
+    """Texts of 130 words: of real sentences where there are some."""
+    return composed(count) if (SHARED / "text-eltec-eng").exists() else generated(count)
+
+
+def composed(count: int, seed: int = 0) -> list[str]:
+    """``count`` texts of 130 words, shuffled: sentences of novels in any order; three in ten with edited copies."""
+    rng = random.Random(seed)
+    with gzip.open(SHARED / "text-eltec-eng" / "novels.txt.gz", "rt", encoding="utf-8") as file:
+        sentences = [s.split() for s in re.split(r"(?<=[.!?])\s+", file.read())]
+    sentences = [sentence for sentence in sentences if len(sentence) > 3]
+    words = [rng.choice(rng.choice(sentences)) for _ in range(30_000)]
+
+    def base() -> list[str]:
+        text: list[str] = []
+        while len(text) < 130:
+            text += rng.choice(sentences)
+        return text[:130]
+
+    return _with_copies(count, base, words, rng)
+
+
+def _with_copies(
+    count: int, base: Callable[[], list[str]], words: list[str], rng: random.Random
+) -> list[str]:
+    texts: list[str] = []
+    while len(texts) < count:
+        original = base()
+        copies = rng.choice([1, 1, 2, 3]) if rng.random() < 0.3 else 0
+        texts += [" ".join(original), *(edited(original, words, rng) for _ in range(copies))]
+    del texts[count:]
+    rng.shuffle(texts)
+    return texts
 
 
 def generated(count: int, seed: int = 0) -> list[str]:
@@ -44,14 +88,7 @@ def generated(count: int, seed: int = 0) -> list[str]:
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["".join(rng.choices(letters, k=max(1, round(rng.gauss(5.2, 2.2))))) for _ in range(30_000)]
     weights = list(accumulate(1 / (i + 5) for i in range(len(words))))
-    texts: list[str] = []
-    while len(texts) < count:
-        base = rng.choices(words, cum_weights=weights, k=130)
-        copies = rng.choice([1, 1, 2, 3]) if rng.random() < 0.3 else 0
-        texts += [" ".join(base), *(edited(base, words, rng) for _ in range(copies))]
-    del texts[count:]
-    rng.shuffle(texts)
-    return texts
+    return _with_copies(count, lambda: rng.choices(words, cum_weights=weights, k=130), words, rng)
 
 
 def edited(base: list[str], words: list[str], rng: random.Random) -> str:
@@ -163,50 +200,117 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def alone(tool: str, arguments: Iterable[str], labels_to: Path) -> dict[str, float]:
+def alone(tool: str, path: Path, labels_to: Path) -> dict[str, float]:
     """:func:`measure` in a process of its own, on one core."""
-    command = [
-        sys.executable,
-        "-m",
-        "tests.bench.dedup",
-        "--one",
-        tool,
-        "--labels",
-        str(labels_to),
-        *arguments,
-    ]
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **threads})
-    return dict(json.loads(done.stdout))
+    if tool in PEER_TOOLS:
+        command = [
+            str(PEERS),
+            str(Path(__file__).with_name("dedup_peers.py")),
+            tool,
+            str(path),
+            str(labels_to),
+        ]
+    else:
+        command = [sys.executable, "-m", "tests.bench.dedup", "--one", tool, "--labels", str(labels_to)]
+        command += ["--data", str(path)]
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS", "NUMBA_NUM_THREADS")
+    quiet = {"HF_HUB_OFFLINE": "1", "DAFT_PROGRESS_BAR": "0", **dict.fromkeys(names, "1")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **quiet})
+    if done.returncode:
+        raise RuntimeError(f"{tool} failed: {done.stderr[-500:]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def compare(
-    name: str, texts: list[str], arguments: list[str], tools: Iterable[str], repeat: int
-) -> list[str]:
-    """One line per tool: medians, and the spread of CPU time."""
-    import tempfile
+def write_texts(texts: Sequence[str], path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for number, value in enumerate(texts):
+            file.write(json.dumps({"id": f"r{number}", "text": value}, ensure_ascii=False) + "\n")
 
+
+def compare(name: str, texts: list[str], tools: Iterable[str], repeat: int) -> Iterable[str]:
+    """One line per tool: medians, the spread of CPU time, and how many times the CPU of the first."""
     truth = pairs_of(exact(texts))
-    lines = [f"{name}: {len(texts):,} texts, {len(truth):,} pairs within clusters"]
+    yield f"{name}: {len(texts):,} texts, {len(truth):,} pairs within clusters"
+    first = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        labels = Path(folder) / "labels.json"
+        labels, path = Path(folder) / "labels.json", Path(folder) / "texts.jsonl"
+        write_texts(texts, path)
         for tool in tools:
-            runs = [alone(tool, arguments, labels) for _ in range(repeat)]
-            quality = scores(json.loads(labels.read_text()), truth)
-            lines.append(line_of(tool, runs, quality))
-    return lines
+            if tool in PEER_TOOLS and not PEERS.exists():
+                yield f"  {tool:30} not installed: make bench-peers"
+                continue
+            runs = [alone(tool, path, labels) for _ in range(repeat)]
+            first = first or statistics.median(run["cpu_s"] for run in runs)
+            found = json.loads(labels.read_text())
+            yield line_of(tool, runs, None if found is None else scores(found, truth), first)
 
 
-def line_of(tool: str, runs: list[dict[str, float]], quality: dict[str, float]) -> str:
+def line_of(tool: str, runs: list[dict[str, float]], quality: dict[str, float] | None, first: float) -> str:
     cpu = [run["cpu_s"] for run in runs]
     peak = statistics.median(run["peak_mb"] for run in runs)
-    over = statistics.median(run["peak_mb"] - run["before_mb"] for run in runs)
+    told = f"recall {quality['recall']:.4f}  precision {quality['precision']:.4f}" if quality else ""
     return (
-        f"  {tool:24} {statistics.median(cpu):8.2f} s CPU"
+        f"  {tool:30} {statistics.median(cpu):8.2f} s CPU"
         f" ({min(cpu):.2f} to {max(cpu):.2f}, {len(cpu)} runs)"
-        f"  peak {peak:6.0f} MB (+{over:.0f})"
-        f"  recall {quality['recall']:.4f}  precision {quality['precision']:.4f}"
+        f"  {statistics.median(cpu) / first:5.1f} x  peak {peak:6.0f} MB  {told}"
     )
+
+
+def growth(sizes: Sequence[int], repeat: int) -> Iterable[str]:
+    """CPU seconds by size, and the exponent of a power law through them, without what a process costs to start."""
+    points = []
+    with tempfile.TemporaryDirectory() as folder:
+        labels, path = Path(folder) / "labels.json", Path(folder) / "texts.jsonl"
+        write_texts(texts_made(100), path)
+        start = min(alone("tilth", path, labels)["cpu_s"] for _ in range(3))
+        for size in sizes:
+            write_texts(texts_made(size), path)
+            cpu = [alone("tilth", path, labels)["cpu_s"] for _ in range(repeat)]
+            points.append((size, statistics.median(cpu)))
+            yield f"  {size:>9,} texts  {points[-1][1]:7.2f} s CPU ({min(cpu):.2f} to {max(cpu):.2f})"
+    x, y = np.log([size for size, _ in points]), np.log([max(cpu - start, 0.001) for _, cpu in points])
+    slope = np.polyfit(x, y, 1)[0]
+    yield f"  grows with the number of texts to the power of {slope:.2f} (start of {start:.2f} s left out)"
+
+
+def whole_file(count: int, repeat: int) -> Iterable[str]:
+    """``tilth dedup``, JSON lines in and out, here and in processes: wall, CPU, peak memory of the largest process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, out = Path(folder) / "texts.jsonl", Path(folder) / "kept.jsonl"
+        write_texts(texts_made(count), path)
+        yield f"{count:,} texts of 130 words, {path.stat().st_size / 1e9:.2f} GB of JSON lines"
+        for engine in ("processes", "here"):
+            runs = [_one_file(path, out, engine) for _ in range(repeat)]
+            wall, cpu, peak = (statistics.median(run[i] for run in runs) for i in range(3))
+            yield (
+                f"  --engine {engine:10} {wall:6.1f} s wall ({min(r[0] for r in runs):.1f} to"
+                f" {max(r[0] for r in runs):.1f})  {cpu:6.1f} s CPU  {peak / 1024:.2f} GB in all processes at once"
+            )
+
+
+def _one_file(path: Path, out: Path, engine: str) -> tuple[float, float, float]:
+    command = [sys.executable, "-m", "apps.cli", "--quiet", "dedup", str(path), "--out", str(out)]
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    child = subprocess.Popen([*command, "--engine", engine], stdout=subprocess.DEVNULL, cwd=ROOT)
+    peak = 0.0
+    while child.poll() is None:
+        peak = max(peak, _resident(child.pid))
+        time.sleep(0.2)
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if child.returncode:
+        raise RuntimeError(f"tilth dedup ended with {child.returncode}")
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak
+
+
+def _resident(pid: int) -> float:
+    """Resident memory of a process and its children in MB; 0 where the kernel does not tell."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0.0
+    found = re.search(r"VmRSS:\s+(\d+)", status)
+    return (int(found[1]) / 1024 if found else 0.0) + sum(_resident(int(child)) for child in children)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -215,29 +319,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--texts", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--ours", action="store_true", help="leave datasketch out")
+    parser.add_argument("--ours", action="store_true", help="leave the other tools out")
+    parser.add_argument("--grow", default="", help="sizes, by comma")
+    parser.add_argument("--file", type=int, default=0, help="texts of a file that is read and written")
+    parser.add_argument("--gold", action="store_true", help="real families and pairs")
     parser.add_argument("--one", choices=TOOLS, help=argparse.SUPPRESS)
     parser.add_argument("--labels", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    texts = from_file(options.data) if options.data else generated(options.texts)
     if options.one:
-        print(json.dumps(measure(options.one, texts, options.labels)))
+        print(json.dumps(measure(options.one, from_file(options.data), options.labels)))
         return 0
-    tools = ["tilth"] if options.ours else list(TOOLS)
-    for name, corpus, passed in corpora(options, texts):
-        print("\n".join(compare(name, corpus, passed, tools, options.repeat)), flush=True)
+    for line in _lines(options):
+        print(line, flush=True)
     return 0
 
 
-def corpora(options: Any, texts: list[str]) -> Iterable[tuple[str, list[str], list[str]]]:
-    """What is measured: a name, the texts, and the arguments that make a run read the same ones."""
-    if options.data:
-        yield str(options.data), texts, ["--data", str(options.data)]
-        return
-    yield "generated", texts, ["--texts", str(options.texts)]
-    beside = Path(os.environ.get("TILTH_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
-    if (beside / ARTICLES).exists():
-        yield ARTICLES.name, from_file(beside / ARTICLES), ["--data", str(beside / ARTICLES)]
+def _lines(options: argparse.Namespace) -> Iterable[str]:
+    if options.grow:
+        return growth([int(size) for size in options.grow.split(",")], options.repeat)
+    if options.file:
+        return whole_file(options.file, options.repeat)
+    if options.gold:
+        from tests.bench import dedup_gold
+
+        return dedup_gold.lines()
+    tools = ["tilth"] if options.ours else [*TOOLS, *PEER_TOOLS]
+    texts = from_file(options.data) if options.data else texts_made(options.texts)
+    return compare(str(options.data or "made texts"), texts, tools, options.repeat)
 
 
 if __name__ == "__main__":
