@@ -1,5 +1,5 @@
-"""The cleaning stages, in their order, over a workspace: exact duplicates, scrubbing, near-duplicates, conflicts,
-quality, leaks. Each writes Decisions and the coverage that proves what it has seen.
+"""The cleaning stages, in their order, over a workspace: exact duplicates, scrubbing, quality, near-duplicates,
+conflicts, leaks. Each writes Decisions and the coverage that proves what it has seen.
 
 Exact duplicates are found on the raw view; everything after sees only the scrubbed one. A row stage runs over what it
 has not seen; a set stage runs over everything as soon as anything is new, and takes back what no longer holds.
@@ -7,7 +7,7 @@ has not seen; a set stage runs over everything as soon as anything is new, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation import dedup, leakage, pii, quality, records
+from curation import dedup, leakage, pii, quality, records, snapshot
 from curation.config import settings
 from curation.errors import GateRefused
 from curation.ledger import Alias
 from curation.question import is_closed
 from curation.workspace import Progress, Workspace, silent, view
 
-STAGES = ("exact", "scrub", "near", "conflict", "quality", "leak", "consensus")
+STAGES = ("exact", "scrub", "quality", "near", "conflict", "leak", "consensus")
 BLOCKING = ("drop", "hold", "quarantine")
 ALL_KINDS = frozenset(records.AUTHOR_KINDS)
 SCAN_PAGE = 5_000
@@ -70,7 +70,7 @@ class Rules:
     @cached_property
     def near(self) -> str:
         plain = settings(self.workspace.config)["dedup"]
-        return self._digest("near", rule=plain, exact=self.exact, scrub=self.scrub)
+        return self._digest("near", rule=plain, exact=self.exact, scrub=self.scrub, quality=self.quality)
 
     @cached_property
     def conflict(self) -> str:
@@ -181,7 +181,7 @@ def _rescan(workspace: Workspace, rules: Rules, scrubber: pii.Scrubber, after: i
 
 def _exact(workspace: Workspace, rules: Rules, progress: Progress) -> None:
     def find(rows: pa.Table) -> pa.Table:
-        return dedup.exact_duplicates(rows, rank=_ranks(workspace, rows))
+        return dedup.exact_duplicates(rows, rank=_ranks(workspace, rows, {}))
 
     _decide_set(workspace, "exact", rules.exact, find, raw=True)
 
@@ -189,7 +189,8 @@ def _exact(workspace: Workspace, rules: Rules, progress: Progress) -> None:
 def _near(workspace: Workspace, rules: Rules, progress: Progress) -> None:
     def find(rows: pa.Table) -> pa.Table:
         fresh = without(rows, blocked(workspace, rules, ("exact", "scrub")))
-        found, clusters = dedup.near_duplicates(fresh, rules.duplicates, rank=_ranks(workspace, fresh))
+        ranks = _ranks(workspace, fresh, _flaws(workspace, rules, fresh))
+        found, clusters = dedup.near_duplicates(fresh, rules.duplicates, rank=ranks)
         save_table(workspace, "clusters", rules.near, clusters)
         return found
 
@@ -224,9 +225,9 @@ def _leak(workspace: Workspace, rules: Rules, progress: Progress) -> None:
 PIPELINE: dict[str, Callable[[Workspace, Rules, Progress], None]] = {
     "exact": _exact,
     "scrub": _scrub,
+    "quality": _quality,
     "near": _near,
     "conflict": _conflict,
-    "quality": _quality,
     "leak": _leak,
 }
 
@@ -271,14 +272,44 @@ def changes(standing: pa.Table, found: pa.Table) -> pa.Table:
     return records.table([*new, *lifted], records.DECISIONS)
 
 
-def _ranks(workspace: Workspace, rows: pa.Table) -> dict[str, tuple[Any, ...]]:
-    """Which of several duplicates stays, lowest first: a reserved row, then the better trusted, then the older.
+def _ranks(workspace: Workspace, rows: pa.Table, flaws: Mapping[str, int]) -> dict[str, tuple[Any, ...]]:
+    """Which of several duplicates stays, lowest first: a reserved row, then what a snapshot holds already, then the
+    better by ``flaws`` (copies are equally good, and have none), then the better trusted, then the older.
 
-    A reserved row must stay: dropped in favour of a row that the leak stage then drops, both would be lost.
+    A reserved row must stay: dropped in favour of a row that the leak stage then drops, both would be lost. And
+    what was trained on once stays in the next snapshot, so that two of them differ by what was decided, not by
+    what came in. Nothing here depends on the order in which rows arrived.
     """
     reserved = set(workspace.ledger.eval_items()["record"].to_pylist())
+    used = frozen_records(workspace)
     standing = dedup.default_rank(dedup.rows_of(rows))
-    return {record: (record not in reserved, *rank) for record, rank in standing.items()}
+    return {
+        record: (record not in reserved, record not in used, flaws.get(record, 0), *rank)
+        for record, rank in standing.items()
+    }
+
+
+def frozen_records(workspace: Workspace) -> set[str]:
+    """The records that a snapshot holds whose files are here."""
+    held = set(workspace.store.list(snapshot.KIND))
+    used: set[str] = set()
+    for name in {frozen.name for frozen in workspace.ledger.snapshots()} & held:
+        for table in snapshot.scan(workspace.store, name, columns=["record"]):
+            used.update(table["record"].to_pylist())
+    return used
+
+
+_FLAWS = {"hold": 1, "quarantine": 2, "drop": 3}
+
+
+def _flaws(workspace: Workspace, rules: Rules, rows: pa.Table) -> dict[str, int]:
+    """How bad the quality stage calls a record by its best row; records that it has nothing against are left out."""
+    found = workspace.ledger.decisions(stage="quality", rule=rules.quality).to_pylist()
+    worst = {(row["record"], row["label"]): _FLAWS.get(row["action"], 0) for row in found}
+    best: dict[str, int] = {}
+    for key in zip(rows["record"].to_pylist(), rows["label"].to_pylist(), strict=True):
+        best[key[0]] = min(best.get(key[0], 3), worst.get(key, 0))
+    return {record: flaw for record, flaw in best.items() if flaw}
 
 
 def blocked(workspace: Workspace, rules: Rules, stages: tuple[str, ...] = STAGES) -> set[str]:

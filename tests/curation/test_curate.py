@@ -1,0 +1,122 @@
+"""The cleaning stages over a workspace: which of several duplicates stays, and that the order of arrival is nothing to
+it."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import permutations, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation import assemble, curate, workspace
+from curation.curate import Rules
+from curation.formats import Mapping
+from curation.workspace import init, open_workspace
+from tests.curation.toys import write_rows
+
+WORDS = ["".join(letters) for letters in product("bdgklmnprstv", "aeiou", "bdgklmnprst", "aeo")]
+
+
+def prose(seed: int, words: int = 60) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=words))
+
+
+PROMPT = prose(1)
+GOOD = prose(2, 40) + "."
+CUT = " ".join([*GOOD.split()[:-1], "because", "the"])  # the same answer, stopped in the middle
+
+
+def row(name: str, completion: str, prompt: str = PROMPT, time: str = "2024-01-01") -> dict[str, str]:
+    return {"id": name, "prompt": prompt, "completion": completion, "time": time}
+
+
+def ingested(folder: Path, *batches: list[dict[str, str]], trust: str = "reference") -> Path:
+    init(folder, actor="ana", name="desk")
+    for number, rows in enumerate(batches):
+        add(folder, rows, f"{number}", trust)
+    return folder
+
+
+def add(folder: Path, rows: list[dict[str, str]], name: str, trust: str = "reference") -> None:
+    path = write_rows(folder / f"rows-{name}.jsonl", rows)
+    with open_workspace(folder, actor="ana") as opened:
+        workspace.ingest(opened, path, source="s", mapping=Mapping(id="id"), trust=trust)
+
+
+def names(opened: Any) -> dict[str, str]:
+    """The key that each record was ingested with."""
+    found = opened.ledger.records()
+    return dict(zip(found["record"].to_pylist(), found["key"].to_pylist(), strict=True))
+
+
+def dropped(folder: Path, stage: str = "near") -> dict[str, str]:
+    """The records that a stage drops, and what is kept for each."""
+    with open_workspace(folder, actor="ana") as opened:
+        curate.curate(opened)
+        found = opened.ledger.decisions(stage=stage, rule=Rules(opened).of(stage)).to_pylist()
+        called = names(opened)
+    gone = [r for r in found if r["action"] == "drop"]
+    return {called[r["record"]]: called[json.loads(r["evidence"])["kept"]] for r in gone}
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_the_order_of_arrival_changes_nothing(tmp_path, order):
+    rows = [row("a", GOOD, time="2024-03-01"), row("b", GOOD, PROMPT + " please", time="2024-01-01")]
+    rows.append(row("c", GOOD + " Bye.", time="2024-02-01"))
+    folder = ingested(tmp_path / "w", *([rows[i]] for i in order))
+    assert dropped(folder) == {"a": "b", "c": "b"}
+
+
+def test_the_row_without_a_flaw_stays_before_the_better_trusted_and_the_older(tmp_path):
+    folder = ingested(tmp_path / "w", [row("old", CUT, time="2020-01-01")], trust="reference")
+    add(folder, [row("new", GOOD, time="2024-01-01")], "x", "candidate")
+    assert dropped(folder) == {"old": "new"}
+
+
+def test_without_quality_the_flawed_row_would_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(curate, "_flaws", lambda *_: {})
+    folder = ingested(tmp_path / "w", [row("old", CUT, time="2020-01-01")], trust="reference")
+    add(folder, [row("new", GOOD, time="2024-01-01")], "x", "candidate")
+    assert dropped(folder) == {"new": "old"}
+
+
+def test_the_better_trusted_stays_before_the_older(tmp_path):
+    folder = ingested(tmp_path / "w", [row("old", GOOD, time="2020-01-01")], trust="candidate")
+    add(folder, [row("new", GOOD + " Bye.", time="2024-01-01")], "x", "reference")
+    assert dropped(folder) == {"old": "new"}
+
+
+def frozen(folder: Path) -> set[str]:
+    """Freeze what is there; the keys of its records."""
+    with open_workspace(folder, actor="ana") as opened:
+        curate.curate(opened)
+        composed = assemble.compose(opened, assemble.Voices(sources=True))
+        made = assemble.freeze(opened, composed)
+        assert made.rows > 0
+        called = names(opened)
+        return {called[record] for record in curate.frozen_records(opened)}
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_what_a_snapshot_used_is_not_evicted_by_what_comes_later(tmp_path, monkeypatch, blind):
+    """``blind`` is the control: without a look at the snapshots the older row would push the frozen one out."""
+    others = [row(f"o{i}", prose(100 + i, 20) + ".", prose(50 + i)) for i in range(5)]
+    folder = ingested(tmp_path / "w", [row("first", GOOD, time="2024-01-01"), *others])
+    assert "first" in frozen(folder)
+    add(folder, [row("older", GOOD + " Bye.", time="2020-01-01")], "x")
+    if blind:
+        monkeypatch.setattr(curate, "frozen_records", lambda _: set())
+    assert dropped(folder) == ({"first": "older"} if blind else {"older": "first"})
+
+
+def test_one_prompt_with_several_good_answers_is_one_record_with_several_references(tmp_path):
+    answers = [prose(200 + i, 30) + "." for i in range(3)]
+    folder = ingested(tmp_path / "w", [row("a", answer) for answer in answers])
+    assert dropped(folder) == {}
+    assert dropped(folder, "conflict") == {}
+    with open_workspace(folder, actor="ana") as opened:
+        assert opened.ledger.counts()["records"] == 1
+        assert opened.ledger.labels(kinds={"reference"}).num_rows == 3
