@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import random
 
 import pytest
@@ -206,3 +208,90 @@ def test_a_system_message_that_all_share_is_no_leak():
 
 def test_plain_text_keeps_signs_that_mean_something():
     assert leakage.plain('"Pay £40, (or -5%)!"  … now') == "pay £40 or -5% now"
+
+
+# --- Levels: planted, real, and none where there is none --------------------------------------------
+
+
+def planted(level: str, seed: int) -> tuple[str, str]:
+    """A reserved text, and a leak of it that this level alone can see."""
+    words = prose(seed, 60).split()
+    before, after = prose(seed + 10_000, 80), prose(seed + 20_000, 80)
+    if level == "exact":  # too short for any run
+        return " ".join(words[:4]), " ".join(words[:4]).upper() + " !"
+    if level == "near":  # 12 words in a row and then another one: eight shingles of ten, and no run of 13
+        return " ".join(words[:13]), " ".join([*words[:12], "other"])
+    if level == "ngram":  # a passage out of it
+        return " ".join(words), " ".join([before, *words[20:34], after])
+    return " ".join(words[:11]), " ".join([before, *words[:11], after])  # too short for a run of 13
+
+
+LEVELS = {"exact": "_exact", "near": "_near", "ngram": "_ngrams", "ngram8": "_share"}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_leaks_planted_at_each_level_are_all_found_by_it(level):
+    pairs = [planted(level, 40_000 + seed) for seed in range(50)]
+    found = leaks([*POOL, *(leak for _, leak in pairs)], [held for held, _ in pairs])
+    assert found == {60 + i: (i, level) for i in range(50)}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_level_that_is_switched_off_misses_what_only_it_can_see(level, monkeypatch):
+    monkeypatch.setattr(leakage, LEVELS[level], lambda *_: [])
+    pairs = [planted(level, 40_000 + seed) for seed in range(50)]
+    rule = LeakageRule(most_runs=1.0) if level == "near" else RULE  # near and most runs see much of the same
+    found = leaks([*POOL, *(leak for _, leak in pairs)], [held for held, _ in pairs], rule)
+    assert {method for _, method in found.values()} == ({"near"} if level == "exact" else set())
+
+
+def brute_force(texts: list[str], reserved: list[str]) -> set[int]:
+    """The rows that leak by the letter of the rule, compared one with one; what many share is not left out."""
+    held = [leakage.plain(t) for t in reserved]
+    sets = [[set(text.shingles(t)), runs(t, 13), runs(t, 8)] for t in held]
+    found = set()
+    for row, value in enumerate(map(leakage.plain, texts)):
+        near, long, short = set(text.shingles(value)), runs(value, 13), runs(value, 8)
+        if value in held or any(
+            (near and text.jaccard(near, a) >= 0.8) or long & b or (c and len(short & c) >= 0.7 * len(c))
+            for a, b, c in sets
+        ):
+            found.add(row)
+    return found
+
+
+def runs(value: str, n: int) -> set[tuple[str, ...]]:
+    return set(text.ngrams(text.tokens(value), n))
+
+
+@pytest.mark.shared_data
+def test_the_real_leaks_of_a_split_of_sms_messages_are_all_found_and_no_others(shared_data):
+    rows = [
+        row["v2"]
+        for name in ("train.csv", "valid.csv")
+        for row in csv.DictReader((shared_data / "ws-lfr-sms" / name).open(encoding="utf-8"))
+    ]
+    random.Random(0).shuffle(rows)
+    reserved, pool = rows[:300], rows[1000:4000]
+    found = {leak.row for leak in find_overlaps(pool, reserved, RULE)}
+    assert len(found) > 60
+    assert found == brute_force(pool, reserved)
+
+
+@pytest.mark.shared_data
+def test_texts_of_other_domains_raise_no_alarm(shared_data):
+    def column(path: str, name: str) -> list[str]:
+        return [row[name] for row in csv.DictReader((shared_data / path).open(encoding="utf-8"))]
+
+    sums = [
+        json.loads(line)["question"] for line in next((shared_data / "instr-gsm8k").glob("*.jsonl")).open()
+    ]
+    bank = column(
+        str(next((shared_data / "intent-banking77").glob("*.csv")).relative_to(shared_data)), "text"
+    )
+    menu = column(str(next((shared_data / "instr-e2e-nlg").glob("*.csv")).relative_to(shared_data)), "ref")
+    clean = 0
+    for pool, reserved in ((sums, bank), (bank, menu), (menu, sums), (bank, sums)):
+        clean += len(pool[:5000])
+        assert find_overlaps(pool[:5000], reserved[:5000], RULE) == []
+    assert clean > 15_000  # so the rate of false alarms is under 3 in 15,000, with 95% confidence
