@@ -8,7 +8,7 @@ has not seen; a set stage runs over everything as soon as anything is new, and t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from curation import dedup, leakage, pii, quality, records, snapshot
 from curation.config import settings
-from curation.errors import GateRefused
+from curation.errors import GateRefused, UsageError
 from curation.ledger import Alias
 from curation.question import is_closed
 from curation.workspace import Progress, Workspace, silent, view
@@ -98,7 +98,9 @@ class Rules:
     def leak(self) -> str:
         items = self.workspace.ledger.eval_items()
         reserved = records.digest(records.canonical_json(items.to_pydict()))
-        return self._digest("leak", rule=self.overlaps.digest(), scrub=self.scrub, reserved=reserved)
+        return self._digest(
+            "leak", version=2, rule=self.overlaps.digest(), scrub=self.scrub, reserved=reserved
+        )
 
     @cached_property
     def consensus(self) -> str:
@@ -129,6 +131,23 @@ def curate(workspace: Workspace, *, progress: Progress = silent) -> Curated:
             ran.append(stage)
         decided[stage] = tally(workspace, stage, rules.of(stage))
     return Curated(decided, ran)
+
+
+def audit(workspace: Workspace, by: str) -> dict[str, list[dict[str, Any]]]:
+    """What a curator should see of all rows together: the limits that trusted rows suggest, formats that nearly all
+    keep and some break, and harsh words by slice of the column ``by``. Decides nothing."""
+    rules = Rules(workspace)
+    rows = view(workspace, rule=rules.scrub)
+    if by not in rows.column_names:
+        raise UsageError(f"there is no column {by!r}", where="--audit", next="Use source, lang or group")
+    fitted = quality.fitted(rows, rules.filters)
+    limits = [
+        {"limit": name, "now": getattr(rules.filters, name), "by trusted rows": getattr(fitted, name)}
+        for name in ("max_words", "repeats")
+    ]
+    formats = [asdict(found) for found in quality.conventions(rows)]
+    words = [asdict(found) | {"rate": round(found.rate, 4)} for found in quality.audit_words(rows, by)]
+    return {"limits": limits, "formats": formats, "harsh_words": words}
 
 
 def tally(workspace: Workspace, stage: str, rule: str) -> dict[str, int]:
@@ -213,11 +232,19 @@ def _quality(workspace: Workspace, rules: Rules, progress: Progress) -> None:
 
 
 def _leak(workspace: Workspace, rules: Rules, progress: Progress) -> None:
-    reserved = workspace.ledger.eval_items()["record"]
+    """On the scrubbed view, which is what is trained on, and on the raw one: two aliases for one name hide a copy."""
+    reserved = workspace.ledger.eval_items()["record"].combine_chunks()
+
+    def leaks_of(rows: pa.Table) -> pa.Table:
+        held_out = pc.is_in(rows["record"], value_set=reserved)
+        return leakage.find_leaks(rows.filter(pc.invert(held_out)), rows.filter(held_out), rules.overlaps)
 
     def find(rows: pa.Table) -> pa.Table:
-        held_out = pc.is_in(rows["record"], value_set=reserved.combine_chunks())
-        return leakage.find_leaks(rows.filter(pc.invert(held_out)), rows.filter(held_out), rules.overlaps)
+        found = leaks_of(rows)
+        seen = set(zip(found["record"].to_pylist(), found["label"].to_pylist(), strict=True))
+        raw = leaks_of(view(workspace, rule=None)).to_pylist()
+        more = [row for row in raw if (row["record"], row["label"]) not in seen]
+        return records.table([*found.to_pylist(), *more], records.DECISIONS)
 
     _decide_set(workspace, "leak", rules.leak, find)
 

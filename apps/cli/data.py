@@ -173,14 +173,24 @@ def curate(
         bool, typer.Option("--strict", help="Exit with 3 where rows were quarantined.")
     ] = False,
     explain: Annotated[str, typer.Option(help="Show every decision on one record.")] = "",
+    audit: Annotated[
+        str, typer.Option(help="Count formats and harsh words by this column: source, lang, group.")
+    ] = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Run the cleaning stages: exact duplicates, personal data, near-duplicates, conflicts, quality, leaks."""
+    """Run the cleaning stages: exact duplicates, personal data, quality, near-duplicates, conflicts, leaks."""
     from curation import curate as stages
 
     with session.workspace() as opened:
         if explain:
             _explain(opened, explain)
+            return
+        if audit:
+            found = stages.audit(opened, audit)
+            tables = (
+                grid([list(row.values()) for row in rows], list(rows[0])) for rows in found.values() if rows
+            )
+            session.report(found, "\n\n".join(tables) or "nothing to show")
             return
         if dry_run:
             rules = stages.Rules(opened)
@@ -197,7 +207,16 @@ def curate(
 
 
 def _explain(opened: Any, record: str) -> None:
+    """Every decision on a record; with a quality filter, what it looks for and where its limit was published."""
+    import json
+
+    from curation.quality import CATALOGUE
+
     rows = opened.ledger.decisions(records=[record]).to_pylist()
+    for row in rows:
+        looked = CATALOGUE.get(json.loads(row["evidence"] or "{}").get("filter", ""))
+        if looked:
+            row["reason"] += f". {looked[0]}" + (f" ({looked[1]})" if looked[1] else "")
     shown = [(r["stage"], r["action"], r["reason"], r["evidence"]) for r in rows]
     session.report(
         {"record": record, "decisions": rows}, grid(shown, ("stage", "action", "reason", "evidence"))

@@ -13,6 +13,7 @@ import pytest
 
 from curation import assemble, curate, workspace
 from curation.curate import Rules
+from curation.errors import UsageError
 from curation.formats import Mapping
 from curation.workspace import init, open_workspace
 from tests.curation.toys import write_rows
@@ -120,3 +121,79 @@ def test_one_prompt_with_several_good_answers_is_one_record_with_several_referen
     with open_workspace(folder, actor="ana") as opened:
         assert opened.ledger.counts()["records"] == 1
         assert opened.ledger.labels(kinds={"reference"}).num_rows == 3
+
+
+# --- Leaks --------------------------------------------------------------------------------------------
+
+
+def reserved_and_leaking(folder: Path) -> Path:
+    """A test set, and a pool with a leak of it at each level among rows that are none."""
+    held = [prose(900 + i, 40) for i in range(3)]
+    rows = [row(f"o{i}", prose(100 + i, 20) + ".", prose(50 + i)) for i in range(60)]
+    rows += [
+        row("exact", prose(300, 20) + ".", held[0].upper() + "!"),
+        row("near", prose(301, 20) + ".", held[1] + " please"),
+        row("ngram", prose(302, 20) + ".", " ".join([prose(70), *held[2].split()[5:25], prose(71)])),
+    ]
+    ingested(folder, rows)
+    tested = [row(f"held{i}", prose(400 + i, 20) + ".", text) for i, text in enumerate(held)]
+    path = write_rows(folder / "test.jsonl", tested)
+    with open_workspace(folder, actor="ana") as opened:
+        workspace.ingest(
+            opened, path, source="t", mapping=Mapping(id="id"), trust="reference", eval_set="test"
+        )
+    return folder
+
+
+def test_leaks_at_every_level_stay_out_of_the_snapshot(tmp_path):
+    used = frozen(reserved_and_leaking(tmp_path / "w"))
+    assert {"o1", "held0"} <= used
+    assert not used & {"exact", "near", "ngram"}
+
+
+def test_without_the_stage_they_would_be_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(curate.leakage, "find_leaks", lambda *_: curate.records.DECISIONS.empty_table())
+    used = frozen(reserved_and_leaking(tmp_path / "w"))
+    assert "ngram" in used
+    assert "near" not in used, "it shares a cluster with a reserved row, which composing looks at by itself"
+
+
+def test_a_leak_that_two_aliases_hide_is_found_on_the_raw_view(tmp_path, monkeypatch):
+    """Scrubbing is made to give every record other words, as aliases would."""
+    real = curate._scan
+
+    def scan(opened, rules, scrubber, rows):
+        found = real(opened, rules, scrubber, rows).to_pylist()
+        for record, prompt in zip(rows["record"].to_pylist(), rows["prompt"].to_pylist(), strict=True):
+            other = " ".join(f"{word}{record[:4]}" for word in prompt.split())
+            found = [d for d in found if (d["record"], d["label"]) != (record, None)]
+            output = json.dumps(curate.records.user_message(other))
+            found.append(curate.records.decision(record, "rewrite", "alias", output=output))
+        return curate.records.table(found, curate.records.DECISIONS)
+
+    monkeypatch.setattr(curate, "_scan", scan)
+    folder = reserved_and_leaking(tmp_path / "w")
+    assert {"exact", "near", "ngram"} <= set(leaking(folder))
+
+
+def leaking(folder: Path) -> set[str]:
+    with open_workspace(folder, actor="ana") as opened:
+        curate.curate(opened)
+        found = opened.ledger.decisions(stage="leak", rule=Rules(opened).leak).to_pylist()
+        called = names(opened)
+    return {called[r["record"]] for r in found if r["action"] == "drop"}
+
+
+def test_the_audit_shows_limits_formats_and_words_and_decides_nothing(tmp_path):
+    folder = ingested(
+        tmp_path / "w", [row(f"o{i}", prose(100 + i, 20) + ".", prose(50 + i)) for i in range(60)]
+    )
+    with open_workspace(folder, actor="ana") as opened:
+        curate.curate(opened)
+        before = opened.ledger.decisions().num_rows
+        found = curate.audit(opened, "source")
+        assert set(found) == {"limits", "formats", "harsh_words"}
+        assert found["harsh_words"][0]["rows"] == 60
+        assert opened.ledger.decisions().num_rows == before
+        with pytest.raises(UsageError, match="no column"):
+            curate.audit(opened, "nothing")

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation import quality
 from curation.errors import UsageError
 from curation.quality import QualityRule, explain, find_low_quality
+from curation.quality import filters as quality
 from tests.curation.stages import check_invariants, decided, example, view_of
 
 RULE = QualityRule()

@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
@@ -459,3 +459,65 @@ def _decision(record: str, label: str | None, failed: list[Finding]) -> dict[str
     return records.decision(
         record, worst.action, f"{worst.field}: {worst.reason}", label=label, evidence=evidence
     )
+
+
+# --- Limits from data, and every filter in one line ---------------------------------------------------
+
+TRUSTED = ("gold", "curator", "person", "reference")
+ENOUGH = 200  # trusted rows from which limits can be read
+
+
+def fitted(view: pa.Table, rule: QualityRule, share: float = 0.001) -> QualityRule:
+    """The rule with its limits moved to where at most ``share`` of the trusted rows break one.
+
+    What people wrote and vouched for is taken for good: a limit that many of their rows break is wrong for this data,
+    and one that all of them stay far under is looser than it need be. Lengths get twice the quantile, since the longest
+    good row was not seen yet. Under 200 trusted completions the rule stays as it is. The given limit of repeats, below
+    which ordinary speech lies, is never undercut.
+    """
+    good = [
+        row
+        for row in view.select(["prompt", "completion", "trust"]).to_pylist()
+        if row["completion"] and row["trust"] in TRUSTED
+    ]
+    if len(good) < ENOUGH:
+        return rule
+    lengths = [len(tokens(row[name] or "")) for row in good for name in ("prompt", "completion")]
+    repeats = [_most_repeats(tokens(row["completion"])) for row in good]
+    return replace(
+        rule,
+        max_words=max(2 * _quantile(lengths, share), 1),
+        repeats=max(_quantile(repeats, share), rule.repeats),
+    )
+
+
+def _most_repeats(words: Sequence[str]) -> int:
+    return max((_longest_run(words, n) for n in range(1, 11)), default=0)
+
+
+def _quantile(values: Sequence[int], share: float) -> int:
+    """The least value that at most ``share`` of the values are over."""
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * (1 - share)), len(ordered) - 1)]
+
+
+def _first_line(filter: Any) -> str:
+    return (filter.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+
+
+_SOURCES = {
+    "repetition": "Rae et al. 2021 (Gopher), table A1",
+    "boilerplate": "Raffel et al. 2020 (C4), section 2.2",
+    "automatic": "RFC 3834",
+    "too_long": "Rae et al. 2021 (Gopher), table A1, for the idea of a word limit",
+}
+
+CATALOGUE: dict[str, tuple[str, str]] = {
+    name: (" ".join(_first_line(check).split()), _SOURCES.get(name, ""))
+    for name, check in (
+        *((name, check) for name, check, _, _ in (*_ANY_TEXT, *_ASKED, *_PROSE)),
+        ("wrong_script", wrong_script),
+        ("prompt_echo", prompt_echo),
+    )
+}
+"""Every filter: what it finds, in a line, and where its limit was published, if it was."""
