@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 BASE = {"records", "text", "errors", "shingles", "kernels", "minhash"}
 EDGES = {"config", "formats"}
-STAGES = {"voting", "consensus", "dedup", "pii", "quality", "leakage", "acquisition", "snapshot", "engine"}
+STAGES = {
+    *("voting", "consensus", "dedup", "pii", "quality", "leakage", "neighbours", "acquisition", "snapshot"),
+    "engine",
+}
 STORES = {"ledger", "artifacts", "label_studio"}
 JOINS = {"filters", "workspace", "intake", "question", "curate", "assemble", "people", "loop", "health"}
 
