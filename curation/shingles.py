@@ -12,6 +12,7 @@ out.
 from __future__ import annotations
 
 import importlib.util
+import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
 from types import ModuleType
@@ -131,8 +132,22 @@ def fold(texts: Sequence[str]) -> Folded:
     return out, ends
 
 
+_RARE_SPACES = "\u0085\u1680\u2028\u2029"  # white space that NFKC does not turn into a space
+# The first bytes of scripts that are written without spaces, and of others; without them there is none.
+_COMMON_BYTES = bytes(set(range(256)) - {0xE0, 0xE1, *range(0xE3, 0xEA), 0xEF, 0xF0})
+
+
 def _folded(text: str) -> bytes:
-    return text.encode() if text.isascii() else _encoded(_spaced(normalise(text)))
+    """A text whose letters are folded but for ASCII, and whose white space is ASCII: the compiled loop does the rest."""
+    if text.isascii():
+        return text.encode()
+    if not unicodedata.is_normalized("NFKC", text):
+        text = unicodedata.normalize("NFKC", text)
+    for space in _RARE_SPACES:
+        if space in text:
+            text = text.replace(space, " ")
+    raw = text.casefold().encode("utf-8", "surrogatepass")
+    return _encoded(_spaced(normalise(text))) if raw.translate(None, _COMMON_BYTES) else raw
 
 
 def _encoded(text: str) -> bytes:
