@@ -43,7 +43,7 @@ RULE = DuplicateRule()
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("TILTH_DATA") or ROOT.parent / "shared" / "data")
 PEERS = ROOT / ".venv-bench" / "bin" / "python"
-PEER_TOOLS = ("text-dedup", "rensa deduplicator", "daft minhash, signatures only")
+PEER_TOOLS = ("text-dedup", "rensa deduplicator", "daft minhash (signatures only)")
 Labels = Sequence[int]
 
 
@@ -320,6 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--ours", action="store_true", help="leave the other tools out")
+    parser.add_argument("--tools", default="", help="these tools alone, by comma")
     parser.add_argument("--grow", default="", help="sizes, by comma")
     parser.add_argument("--file", type=int, default=0, help="texts of a file that is read and written")
     parser.add_argument("--gold", action="store_true", help="real families and pairs")
@@ -343,7 +344,8 @@ def _lines(options: argparse.Namespace) -> Iterable[str]:
         from tests.bench import dedup_gold
 
         return dedup_gold.lines()
-    tools = ["tilth"] if options.ours else [*TOOLS, *PEER_TOOLS]
+    tools = options.tools.split(",") if options.tools else [*TOOLS, *PEER_TOOLS]
+    tools = ["tilth"] if options.ours else tools
     texts = from_file(options.data) if options.data else texts_made(options.texts)
     return compare(str(options.data or "made texts"), texts, tools, options.repeat)
 

@@ -78,7 +78,7 @@ def text_dedup(texts: list[str], path: Path) -> Labels:
     return [minhash.uf.find(i) for i in range(len(texts))]
 
 
-TOOLS = {"text-dedup": text_dedup, "rensa deduplicator": rensa, "daft minhash, signatures only": daft}
+TOOLS = {"text-dedup": text_dedup, "rensa deduplicator": rensa, "daft minhash (signatures only)": daft}
 
 
 def cpu() -> float:
