@@ -20,6 +20,7 @@ from curation.ledger import choose_journal, network_filesystem
 from curation.workspace import KEY_FILE, open_workspace, safe_url
 
 EXTRAS = {
+    "fast": "numba",
     "pii": "presidio-analyzer",
     "weak": "snorkel",
     "labelstudio": "label-studio-sdk",

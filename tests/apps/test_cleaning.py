@@ -1,0 +1,80 @@
+"""The filters that compare rows, as a shell calls them: a pipe in, a pipe out, clusters and reports beside."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.apps.test_cli import ROOT, tilth
+
+ROWS = [
+    {"id": "a", "prompt": "one two three four five six seven eight nine ten", "completion": "yes"},
+    {"id": "b", "prompt": "ONE two  three four five six seven eight nine ten", "completion": "Yes"},
+    {"id": "c", "prompt": "something else", "completion": "yes"},
+]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+
+
+def piped(*words: str, cwd: Path) -> tuple[str, str]:
+    """What a command writes to stdout and stderr when the rows are piped into it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "apps.cli", *words],
+        cwd=cwd,
+        input=LINES,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    return done.stdout, done.stderr
+
+
+def test_rows_pass_through_a_pipe_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    out, talk = piped("dedup", "-", "--clusters", "c.jsonl", "--out", "k.jsonl", cwd=tmp_path)
+    assert (tmp_path / "k.jsonl").read_text().splitlines() == [LINES.splitlines()[i] for i in (0, 2)]
+    assert json.loads((tmp_path / "c.jsonl").read_text()) == {
+        "cluster": 0,
+        "members": ["a", "b"],
+        "kept": "a",
+    }
+    assert "reading" in talk
+    assert "rows" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.jsonl", "k.jsonl"]
+
+
+def test_the_result_says_what_was_verified_and_what_a_sample_shows(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(LINES)
+    found = tilth("dedup", "rows.jsonl", "--fields", "completion", cwd=tmp_path)
+    assert (found["rows"], found["kept"], found["clusters"]) == (3, 1, 1)
+    assert found["check"] == {"sample": 1, "pairs": 0, "found": 0, "recall": 1.0}
+    assert "check" not in tilth("dedup", "rows.jsonl", "--sample", "0", cwd=tmp_path)
+
+
+def test_an_engine_that_is_not_known_is_bad_usage(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(LINES)
+    told = tilth("dedup", "rows.jsonl", "--engine", "cloud", cwd=tmp_path, code=2)
+    assert "auto, here, processes" in told["error"]["next"]
+
+
+def test_a_leak_is_reported_by_both_ids(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(LINES)
+    (tmp_path / "test.jsonl").write_text(
+        json.dumps({"id": "t", "prompt": "Something else!", "completion": "Yes"})
+    )
+    words = (
+        "decontaminate",
+        "rows.jsonl",
+        "--against",
+        "test.jsonl",
+        "--report",
+        "r.jsonl",
+        "--out",
+        "k.jsonl",
+    )
+    found = tilth(*words, cwd=tmp_path)
+    assert (found["rows"], found["removed"], found["by_method"]) == (3, 1, {"exact": 1})
+    report = json.loads((tmp_path / "r.jsonl").read_text())
+    assert report == {"id": "c", "matched": "test.jsonl:t", "method": "exact", "score": 1.0}
+    assert [json.loads(line)["id"] for line in (tmp_path / "k.jsonl").read_text().splitlines()] == ["a", "b"]
