@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,7 +92,7 @@ def _ingest(
     strict: bool,
     dry: bool,
 ) -> None:
-    from curation import formats, workspace
+    from curation import engine, formats, workspace
 
     with session.progress() as meter:
         done = workspace.ingest(
@@ -105,7 +104,7 @@ def _ingest(
             source=source,
             eval_set=eval_set or None,
             dry_run=dry,
-            processes=os.cpu_count() or 1,
+            processes=engine.cores(),
             progress=meter,
         )
     session.say(f"read as {done.format}: {done.why}")
