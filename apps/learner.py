@@ -7,8 +7,10 @@ finished work again instead of doing it twice. torch is imported by the first ca
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -17,13 +19,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from curation import records, snapshot
-from curation.errors import TilthError, UsageError
+from curation.errors import ConflictError, TilthError, UsageError
 from curation.loop import MAIN, TWIN, Trained
 from curation.workspace import Progress, Workspace
 
 if TYPE_CHECKING:
     from apps.cli.session import Session
-    from training.train import Recipe, TrainResult
+    from curation.ledger import Ledger
+    from curation.ledger.registry import Lease
+    from training.train import Recipe, Sink, TrainResult
 
 BUNDLED = "bundled"
 MOST_TEXTS = 200_000  # a tiny base learns no more from more text in the time it is given
@@ -72,13 +76,18 @@ class LocalLearner:
         recipe = self.recipe()
         key = records.digest(records.canonical_json([snapshot, base, asdict(recipe)]))
         out = self._root / "adapters" / key
-        manifest = _finished(out) or self._train(snapshot, base, recipe, out, progress)
+        manifest = _finished(out)
+        if manifest is None:
+            with held(self.workspace.ledger, f"train:{key}") as sink:
+                manifest = _finished(out) or self._train(snapshot, base, recipe, out, progress, sink)
         made = {"recipe": manifest["recipe"], "metrics": manifest["metrics"]}
         return Trained(
             manifest["digest"], base, **made, seconds=manifest["run"]["seconds"], folder=f"adapters/{key}"
         )
 
-    def _train(self, name: str, base: str, recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
+    def _train(
+        self, name: str, base: str, recipe: Recipe, out: Path, progress: Progress, sink: Sink
+    ) -> dict[str, Any]:
         from training import registry
         from training.train import train
 
@@ -97,6 +106,7 @@ class LocalLearner:
                 "workspace": self.workspace.config.workspace.name,
             },
             progress=_steps(progress, "training"),
+            sink=sink,
         )
         return registry.read(out)
 
@@ -189,12 +199,81 @@ def bundled_base(texts: Sequence[str], folder: Path, steps: int, progress: Progr
 
 
 def _steps(progress: Progress, what: str) -> Any:
-    """A training room's progress as this room tells it."""
+    """A training room's progress as this room tells it: with the loss and the speed, where the meter can show them."""
 
     def tell(state: Mapping[str, Any]) -> None:
+        if hasattr(progress, "remark"):
+            progress.remark = _remark(state)
         progress(what, int(state.get("step", 0)), int(state["steps"]) if state.get("steps") else None)
 
     return tell
+
+
+def _remark(state: Mapping[str, Any]) -> str:
+    parts = [f"loss {state['loss']:.3f}"] if state.get("loss") is not None else []
+    if state.get("tokens_per_second"):
+        parts.append(f"{state['tokens_per_second']:,.0f} tokens/s")
+    return ", ".join(parts)
+
+
+# ---------------------------------------------------------------------------------- one run at a time
+
+HOLD_SECONDS = 30.0
+"""How long a process may be silent before another takes its training over."""
+
+
+class LedgerSink:
+    """Where a training reports to: the ledger's events; and the lease that says whether it may still write."""
+
+    def __init__(self, ledger: Ledger, lease: Lease) -> None:
+        self.ledger, self.lease = ledger, lease
+
+    def event(self, kind: str, subject: str, detail: Mapping[str, Any]) -> None:
+        """Note it in the ledger."""
+        self.ledger.event(kind, subject, detail)
+
+    def holds(self) -> None:
+        """Raise ``ConflictError`` where the lease was lost."""
+        self.lease.renew()
+
+
+@contextmanager
+def held(ledger: Ledger, name: str, seconds: float = HOLD_SECONDS) -> Iterator[LedgerSink]:
+    """The one right to make what ``name`` stands for, kept alive by a thread while the block works.
+
+    A process that was killed stops renewing and is succeeded after ``seconds``; one that was stopped and woken finds its
+    lease gone and publishes nothing. Waits that long for a silent holder, then raises ``ConflictError`` naming one that
+    is at work.
+    """
+    with ExitStack() as stack:
+        lease = _awaited(stack, ledger, name, seconds)
+        done = threading.Event()
+        keeper = threading.Thread(target=_keep, args=(lease, done, seconds / 3), daemon=True)
+        keeper.start()
+        try:
+            yield LedgerSink(ledger, lease)
+        finally:
+            done.set()
+            keeper.join()
+
+
+def _awaited(stack: ExitStack, ledger: Ledger, name: str, seconds: float) -> Lease:
+    until = time.monotonic() + 1.2 * seconds
+    while True:
+        try:
+            return stack.enter_context(ledger.lease(name, seconds))
+        except ConflictError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(min(0.5, seconds / 10))
+
+
+def _keep(lease: Lease, done: threading.Event, every: float) -> None:
+    while not done.wait(every):
+        try:
+            lease.renew()
+        except TilthError:
+            return  # the block learns it from holds()
 
 
 # --------------------------------------------------------------------------------- what the command line asks
@@ -217,14 +296,16 @@ class Plan:
     method: str
     out: Path
     provenance: dict[str, Any] = field(default_factory=dict)
+    start: Path | None = None
+    session: Session | None = None
 
     def describe(self) -> dict[str, Any]:
         """What ``--dry-run`` says."""
         return {"rows": len(self.rows), "base": self.base, "method": self.method, "out": str(self.out)}
 
     def train(self, options: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-        """Do it, and say how it went."""
-        from training.train import Recipe, train
+        """Do it, and say how it went. ``options`` are those of the command line; zeros leave the choice to the recipe."""
+        from training.train import Recipe
 
         made = Recipe(
             method=self.method,
@@ -232,20 +313,76 @@ class Plan:
             alpha=2 * options["rank"],
             epochs=options["epochs"] or None,
             lr=options["lr"] or None,
+            batch=options.get("batch") or 16,
+            micro_batch=options.get("micro_batch") or None,
+            packing=options.get("packing"),
+            patience=options.get("patience") or None,
+            temperature=options.get("temperature") or 1.0,
             max_length=options["max_length"],
             seed=options["seed"],
         )
-        result = train(
+        base = self._base(progress)
+        trials: list[dict[str, Any]] = []
+        with self._right(made) as sink:
+            if options.get("search"):
+                made = self._search(made, base, options["search"], progress, trials, sink)
+            result = self._run(made, base, self.out, progress, sink)
+        return _told(result) | ({"trials": trials} if trials else {})
+
+    def _run(
+        self, recipe: Recipe, base: str, out: Path, progress: Progress, sink: Sink | None
+    ) -> TrainResult:
+        from training.train import train
+
+        return train(
             self.rows,
-            made,
-            self._base(progress),
-            self.out,
+            recipe,
+            base,
+            out,
             revision=self.revision or None,
             eval_examples=self.held,
             provenance=self.provenance,
             progress=_steps(progress, "training"),
+            start=self.start,
+            say=self.session.say if self.session else None,
+            sink=sink,
         )
-        return _told(result)
+
+    def _right(self, recipe: Recipe) -> Any:
+        """The lease of (snapshot, recipe) in the workspace whose snapshot it is; none for plain files and folders."""
+        name = self.provenance.get("snapshot")
+        if self.session is None or name is None or not self.provenance.get("workspace"):
+            return nullcontext(None)
+        key = records.digest(records.canonical_json([name, self.base, asdict(recipe)]))
+        return _leased(self.session, f"train:{key}")
+
+    def _search(
+        self,
+        recipe: Recipe,
+        base: str,
+        count: int,
+        progress: Progress,
+        trials: list[dict[str, Any]],
+        sink: Sink | None,
+    ) -> Recipe:
+        """The best of ``count`` recipes; every trial is noted in ``trials``, and in the ledger where there is one."""
+        from training import memory, search
+        from training.model import resolve_base
+
+        size = memory.parameters(memory.weight_shapes(resolve_base(base, self.revision or None).path))
+
+        def note(trial: search.Trial) -> None:
+            trials.append(trial.told())
+            if sink:
+                sink.event("trial", str(self.out), trial.told())
+
+        def steps(one: Recipe) -> int:
+            return max(1, round((one.epochs or 1.0) * len(self.rows) / one.batch))
+
+        def run(one: Recipe, out: Path) -> float | None:
+            return self._run(one, base, out, progress, None).eval_loss
+
+        return search.search(search.draw(recipe, count, size), steps, run, note)
 
     def _base(self, progress: Progress) -> str:
         if self.base != BUNDLED:
@@ -258,6 +395,12 @@ class Plan:
             if text
         ]
         return str(bundled_base(texts[:MOST_TEXTS], cache(), 350, progress))
+
+
+@contextmanager
+def _leased(session: Session, name: str) -> Iterator[LedgerSink]:
+    with session.workspace() as opened, held(opened.ledger, name) as sink:
+        yield sink
 
 
 def _told(result: TrainResult) -> dict[str, Any]:
@@ -283,32 +426,55 @@ def plan_training(
     revision: str,
     method: str,
     out: Path | None,
+    start: Path | None = None,
 ) -> Plan:
     """What ``tilth train`` was asked for. Raises :class:`UsageError` where that is too little or too much."""
     if (data is None) == (not snapshot):
         raise UsageError("name either --data FILE or --snapshot NAME", where="tilth train")
     if out is None:
         raise UsageError("there is no --out", where="tilth train", next="Name the new adapter's folder")
-    held = _rows(eval) if eval else None
+    read = _pairs if method == "dpo" else _rows
+    held = read(eval) if eval else None
+    rest: dict[str, Any] = {"start": start, "session": session}
     if data is not None:
-        provenance = {"data": data.name}
-        return Plan(_rows(data), held, base, revision, method, out, provenance)
-    table, name = _snapshot_rows(session, snapshot)
-    return Plan(table, held, base, revision, method, out, {"snapshot": name})
+        return Plan(read(data), held, base, revision, method, out, {"data": data.name}, **rest)
+    table, name, home = _snapshot_rows(session, snapshot)
+    return Plan(table, held, base, revision, method, out, {"snapshot": name, **home}, **rest)
 
 
-def _snapshot_rows(session: Session, wanted: str) -> tuple[pa.Table, str]:
-    """The rows of a snapshot of the workspace, or of an exported one, once it may be trained on."""
+def _snapshot_rows(session: Session, wanted: str) -> tuple[pa.Table, str, dict[str, str]]:
+    """The rows of a snapshot of the workspace, or of an exported one, once it may be trained on; and its workspace.
+
+    An exported one needs no ledger: the training may be a job on another machine.
+    """
     if Path(wanted).is_dir():
         found = snapshot.require_trainable(Path(wanted))
-        return snapshot.load(Path(wanted)), found.name
+        return snapshot.load(Path(wanted)), found.name, {}
     with session.workspace() as opened:
         name = snapshot.resolve(opened.store, wanted)
         verdict = {s.name: s.verdict for s in opened.ledger.snapshots()}.get(name)
         snapshot.require_trainable(
             opened.store, name, approved=None if verdict is None else verdict == "approved"
         )
-        return snapshot.load(opened.store, name), name
+        return snapshot.load(opened.store, name), name, {"workspace": opened.config.workspace.name}
+
+
+def _pairs(path: Path) -> list[dict[str, Any]]:
+    """Preference rows of a file: prompt or messages, chosen, rejected. Raises :class:`UsageError` with the first bad line."""
+    from curation import formats
+
+    rows = []
+    for i, (_, row) in enumerate(formats.read_objects(path)):
+        if not all(isinstance(row.get(name), str) and row[name].strip() for name in ("chosen", "rejected")):
+            raise UsageError(
+                "a preference has prompt, chosen and rejected, as text", where=f"{path}: row {i}"
+            )
+        rows.append({name: row.get(name) for name in ("prompt", "messages", *_EXTRA, "chosen", "rejected")})
+    return rows
+
+
+_EXTRA = ("weight", "task", "passages")
+"""What a row may bring beside prompt and answer."""
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -328,6 +494,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
                 "prompt": records.prompt_text(row.messages),
                 "completion": row.completion,
                 "text": records.prompt_text(row.messages) if row.completion is None else None,
+                **{name: row.tags.get(name) for name in _EXTRA},
             }
             for row in batch.rows
         ]

@@ -93,7 +93,7 @@ class TrainSection:
 
     base: str = "bundled"
     revision: str = ""
-    method: str = _one_of("lora", "full", default="lora")
+    method: str = _one_of("lora", "dora", "adalora", "qlora", "int8", "full", default="lora")
     rank: int = _between(1, 1024, 16)
     epochs: float = _between(0, 1000, 0)
     learning_rate: float = _between(0, 1, 0)
@@ -336,7 +336,7 @@ metrics = ["auto"]                  # auto | exact_match | accuracy | token_f1 |
 
 [train]
 base = "bundled"                    # a small base made from your own unlabelled text, a directory, or a hub name
-method = "lora"                     # lora | full
+method = "lora"                     # lora | dora | adalora | qlora | int8 | full
 rank = 16
 
 [acquisition]

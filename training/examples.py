@@ -42,6 +42,11 @@ class Encoded:
         """How many tokens are learned."""
         return sum(label != IGNORED for label in self.labels)
 
+    @property
+    def targets(self) -> int:
+        """How many of them are predicted: all but a first token, before which there is nothing."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
 
 def encode(messages: Sequence[Message], completion: str, tokenizer: Any, max_length: int) -> Encoded:
     """The ids of a prompt and its completion, of which the completion and the end of sequence are learned.
@@ -56,6 +61,20 @@ def encode(messages: Sequence[Message], completion: str, tokenizer: Any, max_len
     answer = [*plain_ids(completion, tokenizer), tokenizer.eos_token_id]
     _fits(len(prompt), len(answer), max_length)
     return Encoded(prompt + answer, [IGNORED] * len(prompt) + answer)
+
+
+def encode_pair(
+    messages: Sequence[Message], chosen: str, rejected: str, tokenizer: Any, max_length: int
+) -> tuple[list[int], list[int], list[int]]:
+    """The ids of a prompt and of its two answers, each with the end of sequence: what a preference is learned from.
+
+    Raises :class:`UnfitExample` where either answer could not be trained on, or where the two are the same.
+    """
+    if chosen == rejected:
+        raise UnfitExample("both answers are the same", next="Leave the row out: it prefers nothing")
+    good, bad = (encode(messages, text, tokenizer, max_length) for text in (chosen, rejected))
+    start = len(good.labels) - good.supervised
+    return good.input_ids[:start], good.input_ids[start:], bad.input_ids[start:]
 
 
 def encode_text(text: str, tokenizer: Any, max_length: int) -> list[Encoded]:
@@ -80,6 +99,24 @@ def _fits(prompt: int, answer: int, max_length: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------- the prompt
+
+PASSAGES = "Answer from these passages:"
+
+
+def with_passages(messages: Sequence[Message], passages: Sequence[str] | None) -> list[Message]:
+    """The conversation with the passages that it rests on, before its last message; without any, as it is.
+
+    The one place where passages become text: training, scoring and generating call it, so that a model is asked in the
+    form that it learned. An empty conversation stays empty.
+
+    >>> with_passages([{"role": "user", "content": "how long?"}], ["Free for 5 days."])
+    [{'role': 'user', 'content': 'Answer from these passages:\\n[1] Free for 5 days.\\n\\nhow long?'}]
+    """
+    kept = [dict(m) for m in messages]
+    if passages and kept:
+        listed = "\n".join(f"[{i}] {text.strip()}" for i, text in enumerate(passages, 1))
+        kept[-1]["content"] = f"{PASSAGES}\n{listed}\n\n{kept[-1]['content']}"
+    return kept  # type: ignore[return-value]
 
 
 def prompt_ids(messages: Sequence[Message], tokenizer: Any) -> list[int]:

@@ -196,6 +196,8 @@ def load_base(
     model = _read(AutoModelForCausalLM, base, use_safetensors=True, **options)
     tokenizer = load_tokenizer(base)
     model.config.pad_token_id = tokenizer.pad_token_id
+    if where.type == "cpu":
+        _keep_layout(model)
     return (model if bits is not None else model.to(where)), tokenizer
 
 
@@ -252,6 +254,17 @@ def _quantization(bits: int, dtype: torch.dtype) -> Any:
     )
 
 
+def _keep_layout(model: Any) -> None:
+    """Keep bitsandbytes from laying 4-bit weights out anew at the first measurement.
+
+    On CPUs with bfloat16 instructions it does so in evaluation mode, for widths that 32 divides alone (others fail), and
+    training goes on after a measurement.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def quiet() -> None:
     """Keep the libraries below from drawing progress bars and from talking on stdout."""
     from transformers.utils import logging
@@ -276,26 +289,64 @@ def context_length(model: Any) -> int:
 # --------------------------------------------------------------------------------------------- adapters
 
 
-def attach(model: Any, recipe: Recipe, tokens: Sequence[int] = ()) -> Any:
-    """The model with a fresh LoRA adapter of the recipe on it; only the adapter is trainable.
+def attach(model: Any, recipe: Recipe, tokens: Sequence[int] = (), steps: int = 100) -> Any:
+    """The model with a fresh adapter of the recipe on it; only the adapter is trainable.
 
     LoRA: Hu et al. 2021 (arXiv 2106.09685), on every linear layer but the head, as Dettmers et al. 2023 (arXiv
     2305.14314) found necessary. The initial values come from torch's global generator. The embeddings of ``tokens``
-    (ids) are trained along, in the head too where the two are tied.
+    (ids) are trained along, in the head too where the two are tied. ``steps`` is how many updates are coming: AdaLoRA
+    spreads its reallocation over them, from one and a half times the rank down to the rank on average.
     """
-    from peft import LoraConfig, TaskType, get_peft_model
+    from peft import AdaLoraConfig, LoraConfig, TaskType, get_peft_model
 
+    shared: dict[str, Any] = {
+        "lora_alpha": recipe.alpha,
+        "lora_dropout": recipe.dropout,
+        "target_modules": recipe.target if recipe.target == "all-linear" else recipe.target.split(","),
+        "task_type": TaskType.CAUSAL_LM,
+        "bias": "none",
+    }
+    if recipe.method == "adalora":
+        schedule: dict[str, Any] = _reallocation(recipe.rank, steps)
+        return get_peft_model(model, AdaLoraConfig(**shared, **schedule))
     config = LoraConfig(
         r=recipe.rank,
-        lora_alpha=recipe.alpha,
-        lora_dropout=recipe.dropout,
-        target_modules=recipe.target if recipe.target == "all-linear" else recipe.target.split(","),
-        task_type=TaskType.CAUSAL_LM,
-        bias="none",
+        use_dora=recipe.method == "dora",
         trainable_token_indices={_embedding_name(model): list(tokens)} if tokens else None,
         ensure_weight_tying=bool(tokens) and bool(model.config.tie_word_embeddings),
+        **shared,
     )
     return get_peft_model(model, config)
+
+
+def _reallocation(rank: int, steps: int) -> dict[str, Any]:
+    """AdaLoRA's schedule: a tenth of the updates at full rank, then reallocation, the last third at the final ranks."""
+    return {
+        "init_r": math.ceil(1.5 * rank),
+        "target_r": rank,
+        "tinit": steps // 10,
+        "tfinal": steps // 3,
+        "deltaT": max(1, steps // 100),
+        "total_step": steps,
+    }
+
+
+def resume(model: Any, folder: Path, base: Base) -> Any:
+    """The base with the adapter of ``folder`` on it, trainable again: its weights go on from where they were.
+
+    Raises ``UsageError`` where the folder holds no adapter, ``IntegrityError`` where it was changed or belongs to
+    another base.
+    """
+    from peft import PeftModel
+
+    manifest = registry.verify(folder)
+    if manifest["kind"] != "adapter":
+        raise UsageError("this is no adapter", where=str(folder), next="Pass it as --base instead")
+    _check_adapter_config(folder, manifest)
+    _check_base(base, manifest)
+    return PeftModel.from_pretrained(
+        model, str(folder), is_trainable=True, local_files_only=True, use_safetensors=True
+    )
 
 
 def _embedding_name(model: Any) -> str:
@@ -322,6 +373,12 @@ def load_adapter(
         return _load_whole(folder, manifest["digest"], device, bits)
     _check_adapter_config(folder, manifest)
     found = resolve_base(base or manifest["base"]["ref"], _pinned(manifest, base))
+    _check_base(found, manifest)
+    model, tokenizer = load_base(found, device=device, bits=bits)
+    return Loaded(_join(model, folder, bits), tokenizer, manifest["digest"], context_length(model))
+
+
+def _check_base(found: Base, manifest: dict[str, Any]) -> None:
     if found.digest != manifest["base"]["digest"]:
         raise IntegrityError(
             f"the base is not the one that the adapter was trained on "
@@ -329,8 +386,6 @@ def load_adapter(
             where=str(found.path),
             next="Give the original base, or train again on this one",
         )
-    model, tokenizer = load_base(found, device=device, bits=bits)
-    return Loaded(_join(model, folder, bits), tokenizer, manifest["digest"], context_length(model))
 
 
 def _pinned(manifest: dict[str, Any], moved: str | Path | None) -> str | None:
@@ -365,9 +420,10 @@ def _check_adapter_config(folder: Path, manifest: dict[str, Any]) -> None:
             f"manifest ({ref!r})",
             where=str(folder),
         )
-    if config.get("peft_type") != "LORA" or config.get("auto_mapping"):
+    if config.get("peft_type") not in ("LORA", "ADALORA") or config.get("auto_mapping"):
         raise IntegrityError(
-            f"adapter_config.json asks for {config.get('peft_type')!r} with its own mapping; only LORA is loaded",
+            f"adapter_config.json asks for {config.get('peft_type')!r} with its own mapping; only LORA and ADALORA "
+            "are loaded",
             where=str(folder),
         )
 

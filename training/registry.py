@@ -21,6 +21,7 @@ from curation.errors import ConflictError, IntegrityError, UsageError, storage_e
 from curation.records import canonical_json, digest
 
 MANIFEST = "manifest.json"
+LOG = "log"
 FORMAT = "tilth-weights/1"
 KINDS = ("adapter", "model", "base")
 _PARTIAL = ".partial-"
@@ -44,7 +45,7 @@ def partial(out: Path) -> Iterator[Path]:
         try:
             yield work
             os.replace(work, out)
-            _sync(out.parent)
+            sync(out.parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -74,9 +75,9 @@ def seal(folder: Path, content: Mapping[str, Any], run: Mapping[str, Any]) -> di
         manifest = {"format": FORMAT, **content, "files": file_digests(folder), "run": dict(run)}
         manifest["digest"] = manifest_digest(manifest)
         for name in manifest["files"]:
-            _sync(folder / name)
-        _write(folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
-        _sync(folder)
+            sync(folder / name)
+        write(folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+        sync(folder)
     return manifest
 
 
@@ -153,8 +154,14 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def file_digests(folder: Path) -> dict[str, dict[str, Any]]:
-    """SHA-256 and size in bytes of every file under ``folder`` but its manifest, by relative path."""
-    paths = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p != Path(folder) / MANIFEST)
+    """SHA-256 and size in bytes of every file under ``folder`` but its manifest and its log, by relative path.
+
+    The log (:data:`LOG`) tells times and speeds, which two equal trainings do not share; no weight is read from it.
+    """
+    aside = {MANIFEST, LOG}
+    paths = sorted(
+        p for p in Path(folder).rglob("*") if p.is_file() and p.relative_to(folder).parts[0] not in aside
+    )
     return {p.relative_to(folder).as_posix(): file_digest(p) for p in paths}
 
 
@@ -164,14 +171,16 @@ def file_digest(path: Path) -> dict[str, Any]:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
 
 
-def _write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes) -> None:
+    """Write a file and wait until the disk has it."""
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,125 +1,65 @@
 """From examples and a recipe to an adapter that can be traced and verified.
 
-Training itself is trl's ``SFTTrainer`` on peft's LoRA; what is said here is what those are given: rows whose mask was
-built and checked beforehand, a weight per row, and settings that leave nothing to the environment. It refuses data that
-nobody vouched for, an empty split, rows that do not fit and a loss that is not a number; then nothing is left behind.
-The same examples, recipe and base give the same weights on the same CPU.
+The rows are encoded and checked in :mod:`training.rows`, learned by the loop of :mod:`training.fit` (preferences by trl,
+:mod:`training.preferences`), and sealed by :mod:`training.registry`; here they are joined. It refuses data that nobody
+vouched for, an empty split, rows that do not fit, a training that memory will not hold and a loss that is not a number.
+A run that stops half-way leaves nothing that could be loaded, and goes on from its last checkpoint when it is asked for
+again. The same examples, recipe and base give the same weights on the same CPU.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import platform
 import random
+import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import torch
-from torch.nn import functional
 
 from curation import snapshot
 from curation.errors import TilthError, UsageError
-from curation.records import Message, canonical_json, digest, user_message
-from training import registry
-from training.examples import IGNORED, Encoded, UnfitExample, check, check_tokenizer, encode, encode_text
+from curation.records import canonical_json, digest
+from training import card, guards, memory, preferences, registry, tracking
+from training.checkpoint import Keeper, place_of, workplace
+from training.fit import Diverged, State, Task, Watch, fit
+from training.loss import mean_loss
 from training.model import (
     Base,
     Progress,
     attach,
-    context_length,
     load_base,
+    load_tokenizer,
     out_of_memory,
     quiet,
     resolve_base,
+    resume,
 )
+from training.peers import Peers, join
+from training.recipe import Recipe
+from training.rows import Example, Lesson, answer_tokens, encode_rows, level_weights, rows_digest, split_rows
 
-METHODS = ("lora", "full", "adapt")
-LINEAGE = "lineage.json"
-SMALL = 50_000_000
-"""Below this many parameters a model is small: it learns with higher rates and needs no memory to be saved."""
+__all__ = ["Recipe", "Sink", "TrainResult", "adapt", "load_snapshot_for_training", "train"]
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. What is ``None`` is chosen by :meth:`settled` for the method, the model's size and the data.
-
-    ``method``: ``lora`` trains an adapter, ``full`` every weight, ``adapt`` every weight on plain text (continued
-    pre-training). ``warmup`` is a share of all steps. ``batch`` counts rows per update, of which ``micro_batch`` go
-    through the model at once. ``lr`` falls from its peak by ``schedule``. ``answer_tokens`` also trains the embeddings of
-    the tokens that answers are made of: a small base may never have read them, and its head is its embedding.
-    """
-
-    method: str = "lora"
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-    target: str = "all-linear"
-    answer_tokens: bool | None = None
-    epochs: float | None = None
-    max_steps: int | None = None
-    lr: float | None = None
-    batch: int = 16
-    micro_batch: int | None = None
-    max_length: int = 512
-    warmup: float = 0.05
-    schedule: str = "cosine"
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        problems = [said for wrong, said in self._problems() if wrong]
-        if problems:
-            raise UsageError("; ".join(problems), where="recipe")
-
-    def _problems(self) -> list[tuple[bool, str]]:
-        return [
-            (self.method not in METHODS, f"method {self.method!r} is not one of {', '.join(METHODS)}"),
-            (
-                self.schedule not in SCHEDULES,
-                f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}",
-            ),
-            (self.rank < 1 or self.alpha < 1, "rank and alpha are at least 1"),
-            (
-                self.batch < 1 or (self.micro_batch is not None and self.micro_batch < 1),
-                "batch and micro_batch are at least 1",
-            ),
-            (self.max_length < 2, "max_length is at least 2"),
-            (self.lr is not None and not 0 < self.lr <= 1, "lr lies above 0 and is at most 1"),
-            (self.epochs is not None and self.epochs <= 0, "epochs is above 0"),
-            (self.max_steps is not None and self.max_steps < 1, "max_steps is at least 1"),
-            (not 0 <= self.warmup < 1, "warmup is a share of the steps, from 0 to below 1"),
-            (not 0 <= self.dropout < 1, "dropout lies from 0 to below 1"),
-        ]
-
-    def settled(self, parameters: int, rows: int) -> Recipe:
-        """The recipe with every choice made, for a model of so many parameters and so many rows.
-
-        Few rows are seen more often, until :data:`ENOUGH_STEPS` updates were made or a row was seen
-        :data:`MOST_EPOCHS` times.
-        """
-        small = parameters < SMALL
-        lr = self.lr or (SMALL_LR if small else LARGE_LR)[self.method]
-        enough = ENOUGH_STEPS * self.batch / max(rows, 1)
-        epochs = self.epochs or (min(MOST_EPOCHS, max(3.0, round(enough))) if small else 3.0)
-        micro = min(self.batch, self.micro_batch or self.batch)
-        tokens = self.method == "lora" and (small if self.answer_tokens is None else self.answer_tokens)
-        return dataclasses.replace(self, lr=lr, epochs=epochs, micro_batch=micro, answer_tokens=tokens)
+Rows: TypeAlias = pa.Table | Sequence[Mapping[str, Any]]
 
 
-SCHEDULES = ("cosine", "linear", "constant")
-SMALL_LR = {"lora": 5e-3, "full": 1e-3, "adapt": 1e-3}
-LARGE_LR = {"lora": 2e-4, "full": 1e-5, "adapt": 2e-5}  # LoRA wants about ten times the rate of full training
-ENOUGH_STEPS = 300
-MOST_EPOCHS = 30.0
+class Sink(Protocol):
+    """Where a run reports to, and who says whether it may still write. Handed in by whoever keeps the ledger."""
+
+    def event(self, kind: str, subject: str, detail: Mapping[str, Any]) -> None:
+        """Note ``train-started``, ``train-failed`` or ``train-finished`` of the run ``subject``."""
+
+    def holds(self) -> None:
+        """Raise :class:`curation.errors.ConflictError` unless this process still holds the run; asked before each
+        checkpoint and before the weights are published. Renews the hold."""
 
 
 @dataclass(frozen=True)
@@ -138,90 +78,92 @@ class TrainResult:
     refused: tuple[tuple[int, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class Example:
-    """One row to learn from."""
+@dataclass
+class _Run:
+    """One training as it goes: what was asked, and what is known so far."""
 
-    messages: Sequence[Message]
-    completion: str
-    weight: float = 1.0
+    rows: list[Example]
+    held: list[Example]
+    recipe: Recipe
+    base: Base
+    start: Path | None
+    say: Callable[[str], None]
+    watch: Watch | None
+    sink: Sink | None
+    save_every: int | None
+    peers: Peers
+    device: torch.device
+    lesson: Lesson = field(default_factory=Lesson)
+    pairs: list[preferences.Pair] = field(default_factory=list)
+    measured: Lesson = field(default_factory=Lesson)
+    measured_pairs: list[preferences.Pair] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def learned(self) -> int:
+        """How many rows are learned."""
+        return len(self.pairs) or len(self.lesson)
 
-# ------------------------------------------------------------------------------------------------ train
+    @property
+    def refused(self) -> list[tuple[int, str]]:
+        """Rows that did not fit, with why."""
+        return self.lesson.refused
 
 
 def train(
-    examples: pa.Table | Sequence[Mapping[str, Any]],
+    examples: Rows,
     recipe: Recipe,
     base: str | Path,
     out: str | Path,
     *,
     revision: str | None = None,
-    eval_examples: pa.Table | Sequence[Mapping[str, Any]] | None = None,
+    eval_examples: Rows | None = None,
     provenance: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     device: torch.device | str | None = None,
+    start: str | Path | None = None,
+    say: Callable[[str], None] | None = None,
+    sink: Sink | None = None,
+    save_every: int | None = None,
 ) -> TrainResult:
     """Train ``recipe`` on ``examples`` from ``base`` and write an adapter (or a whole model) to ``out``.
 
     ``examples`` are a table of EXAMPLES, of which the split ``train`` is learned and ``validation`` measured, or rows
-    with ``prompt`` (or ``messages``) and ``completion``, and ``weight`` if they have one; for ``adapt`` also plain
-    ``text``. A row counts in proportion to its weight. ``provenance`` (the snapshot's name and what else is to be
-    traced) is written to ``lineage.json``.
+    with ``prompt`` (or ``messages``) and ``completion``, and ``weight``, ``task`` or ``passages`` if they have them; for
+    ``dpo`` with ``chosen`` and ``rejected``; for ``adapt`` also plain ``text``. A row counts in proportion to its weight.
+    ``start`` names an adapter to go on from. ``provenance`` (the snapshot's name and what else is to be traced) is
+    written to ``lineage.json``. ``say`` is told, before the first update, what is learned of a row and what memory it
+    takes; ``sink`` who is to know of the run. Checkpoints are written beside ``out`` every ``save_every`` updates, or
+    every five minutes.
 
-    Raises :class:`TilthError` on an empty split, a base that is not there, a loss that is not a number, or memory that
-    runs out; ``out`` then does not exist. Rows that do not fit are left out, and named in the result.
+    Raises :class:`TilthError` on an empty split, a base that is not there, a training that does not fit into memory, a
+    loss that is not a number, or memory that runs out; ``out`` then does not exist. Rows that do not fit are left out,
+    and named in the result.
     """
     quiet()
-    begun = time.time()
-    provenance = dict(provenance or {})
-    found = resolve_base(base, revision)
+    begun, out = time.time(), Path(out)
+    peers, where = join(device)
     rows = split_rows(examples, "train")
     held = split_rows(examples, "validation") if eval_examples is None else split_rows(eval_examples, None)
-    with registry.partial(Path(out)) as folder, _faults(recipe), seeded(recipe.seed):
-        model, tokenizer = load_base(found, method=recipe.method, device=device)
-        limit = min(recipe.max_length, context_length(model))
-        learned, weights, refused = encode_rows(rows, tokenizer, limit, recipe.method)
-        measured, _, _ = encode_rows(held, tokenizer, limit, recipe.method) if held else ([], [], [])
-        if not learned:
-            raise _nothing_to_learn(len(rows), refused)
-        recipe = recipe.settled(sum(p.numel() for p in model.parameters()), len(learned))
-        if recipe.method == "lora":
-            model = attach(model, recipe, tokens=answer_tokens(learned) if recipe.answer_tokens else ())
-        trained, went = _fit(model, tokenizer, learned, weights, recipe, folder, progress)
-        eval_loss = mean_loss(trained, measured, tokenizer) if measured else None
-        metrics = {
-            **went["metrics"],
-            "eval_loss": eval_loss,
-            "examples": len(learned),
-            "refused": len(refused),
-        }
-        _save(trained, tokenizer, found, folder)
-        _write_lineage(folder, provenance, found)
-        _write_card(folder, recipe, found, metrics, provenance)
-        content = {
-            "kind": "adapter" if recipe.method == "lora" else "model",
-            "snapshot": provenance.get("snapshot"),
-            "data": rows_digest(rows),
-            "recipe": dataclasses.asdict(recipe),
-            "base": {"ref": found.ref, "revision": found.revision, "digest": found.digest},
-            "metrics": metrics,
-            "versions": versions(),
-        }
-        run = {"started": begun, "seconds": time.time() - begun, "host": platform.platform(), **went["speed"]}
-        manifest = registry.seal(folder, content, run)
-    return TrainResult(
-        adapter=Path(out),
-        digest=manifest["digest"],
-        eval_loss=eval_loss,
-        tokens_per_second=went["speed"]["tokens_per_second"],
-        seconds=run["seconds"],
-        steps=metrics["steps"],
-        train_loss=metrics["train_loss"],
-        recipe=recipe,
-        metrics=metrics,
-        refused=tuple(refused),
-    )
+    found = resolve_base(base, revision)
+    run = _Run(rows, held, recipe, found, Path(start) if start else None, say or _silent, progress, sink, save_every,
+               peers, where)  # fmt: skip
+    with _reported(run, out), ExitStack() as stack:
+        stack.enter_context(_faults(recipe))
+        if not peers.leads:
+            stack.enter_context(seeded(recipe.seed))
+            return _follow(run, out)
+        folder = stack.enter_context(registry.partial(out))
+        place = stack.enter_context(workplace(out))
+        stack.enter_context(seeded(recipe.seed))
+        state, model, tokenizer = _learn(run, folder, place)
+        manifest = _publish(run, state, model, tokenizer, dict(provenance or {}), folder, begun)
+        tracking.keep(place / registry.LOG, folder / registry.LOG)
+        if sink:
+            sink.holds()  # whoever slept through the end of its hold must not publish
+        shutil.rmtree(place)
+        peers.wait()
+    return _result(run, out, manifest)
 
 
 def adapt(
@@ -253,69 +195,65 @@ def load_snapshot_for_training(path: str | Path, approved: bool | None = None) -
     return snapshot.load(found.path)
 
 
-def split_rows(examples: pa.Table | Sequence[Mapping[str, Any]], split: str | None) -> list[Example]:
-    """The rows of one split, or all of them where there is no ``split`` column (then ``validation`` has none).
-
-    Raises ``UsageError`` naming the first row that has neither prompt nor messages, or no completion.
-    """
-    rows = examples.to_pylist() if isinstance(examples, pa.Table) else list(examples)
-    if split is not None and any(row.get("split") for row in rows):
-        rows = [row for row in rows if row.get("split") == split]
-    elif split == "validation":
-        return []
-    return [_example(i, row) for i, row in enumerate(rows)]
+# ------------------------------------------------------------------------------------------- the way there
 
 
-def _example(index: int, row: Mapping[str, Any]) -> Example:
-    weight = row.get("weight")
-    weight = 1.0 if weight is None else float(weight)
-    if not math.isfinite(weight) or weight < 0:
-        raise UsageError(f"the weight is {weight}", where=f"row {index}", next="Give a number of at least 0")
-    if row.get("text") is not None:
-        return Example((), row["text"], weight)
-    messages, prompt = row.get("messages"), row.get("prompt")
-    if not messages and isinstance(prompt, str):
-        messages = user_message(prompt)
-    if not messages or not isinstance(row.get("completion"), str):
-        raise UsageError(
-            "a row to learn from needs a prompt (or messages) and a completion",
-            where=f"row {index}",
-            next="Leave it out, or complete it",
-        )
-    return Example(messages, row["completion"], weight)
+def run_name(
+    rows: Sequence[Example], held: Sequence[Example], recipe: Recipe, base: Base, start: Path | None
+) -> str:
+    """The digest of all that decides a training's outcome: what a checkpoint must have been made of to be gone on from."""
+    before = registry.read(start)["digest"] if start else None
+    about = [
+        rows_digest(rows),
+        rows_digest(held),
+        dataclasses.asdict(recipe),
+        base.digest,
+        before,
+        card.versions(),
+    ]
+    return digest(canonical_json(about))
 
 
-def encode_rows(
-    rows: Sequence[Example], tokenizer: Any, max_length: int, method: str
-) -> tuple[list[Encoded], list[float], list[tuple[int, str]]]:
-    """Encoded rows, their weights, and (index, reason) of each row that does not fit. Rows of weight 0 are left out."""
-    check_tokenizer(tokenizer)
-    learned: list[Encoded] = []
-    weights: list[float] = []
-    refused: list[tuple[int, str]] = []
-    for i, row in enumerate(rows):
-        try:
-            made = _encode(row, tokenizer, max_length, method) if row.weight > 0 else []
-        except UnfitExample as error:
-            refused.append((i, str(error)))
-            continue
-        learned += made
-        weights += [row.weight] * len(made)
-    return learned, weights, refused
+def _learn(run: _Run, folder: Path | None, place: Path) -> tuple[State, Any, Any]:
+    """Encode, guard, load and train; the state at the end, the model and its tokenizer."""
+    name = run_name(run.rows, run.held, run.recipe, run.base, run.start)
+    tokenizer = load_tokenizer(run.base)
+    _encode(run, tokenizer)
+    _plan(run, tokenizer)
+    model, _ = load_base(run.base, method=run.recipe.method, device=run.device, bits=run.recipe.bits)
+    run.recipe = run.recipe.settled(sum(p.numel() for p in model.parameters()), run.learned)
+    model = _prepare(run, model)
+    tracker = tracking.Tracker(place / registry.LOG) if run.peers.leads else None
+    try:
+        if tracker:
+            tracker.note("run", 0, _about(run))
+        if run.recipe.method == "dpo":
+            state = _prefer(run, model, tokenizer, folder, tracker)
+        else:
+            state = _supervise(run, model, tokenizer, name, place, tracker)
+        if tracker:
+            tracker.note("end", state.step, {"minutes": state.seconds / 60, "tokens": state.tokens})
+    except Diverged:
+        Keeper(place, name).forget()  # a checkpoint would lead there again
+        raise
+    finally:
+        if tracker:
+            tracker.close()
+    return state, model, tokenizer
 
 
-def answer_tokens(rows: Sequence[Encoded]) -> list[int]:
-    """The ids that occur among the learned tokens, sorted."""
-    return sorted({label for row in rows for label in row.labels} - {IGNORED})
-
-
-def _encode(row: Example, tokenizer: Any, max_length: int, method: str) -> list[Encoded]:
-    if method == "adapt" or not row.messages:
-        text = "\n".join([*(m["content"] for m in row.messages), row.completion])
-        return encode_text(text, tokenizer, max_length)
-    made = encode(row.messages, row.completion, tokenizer, max_length)
-    check(made, tokenizer)
-    return [made]
+def _encode(run: _Run, tokenizer: Any) -> None:
+    """What is learned and measured of the rows. Raises ``UsageError`` where nothing is."""
+    limit = min(run.recipe.max_length, memory.context(run.base.path) or run.recipe.max_length)
+    method = run.recipe.method
+    if method == "dpo":
+        run.pairs, run.lesson.refused = preferences.encode_pairs(run.rows, tokenizer, limit)
+        run.measured_pairs, _ = preferences.encode_pairs(run.held, tokenizer, limit)
+    else:
+        run.lesson = encode_rows(run.rows, tokenizer, limit, method)
+        run.measured = encode_rows(run.held, tokenizer, limit, method)
+    if not run.learned:
+        raise _nothing_to_learn(len(run.rows), run.refused)
 
 
 def _nothing_to_learn(rows: int, refused: Sequence[tuple[int, str]]) -> UsageError:
@@ -326,239 +264,189 @@ def _nothing_to_learn(rows: int, refused: Sequence[tuple[int, str]]) -> UsageErr
     )
 
 
-def rows_digest(rows: Sequence[Example]) -> str:
-    """The digest of what was learned, in order: messages, completion and weight of each row."""
-    kept = ([[dict(m) for m in row.messages], row.completion, row.weight] for row in rows)
-    return digest("\n".join(digest(canonical_json(row)) for row in kept))
-
-
-# -------------------------------------------------------------------------------------------------- fit
-
-
-def _fit(
-    model: Any,
-    tokenizer: Any,
-    rows: Sequence[Encoded],
-    weights: Sequence[float],
-    recipe: Recipe,
-    folder: Path,
-    progress: Progress | None,
-) -> tuple[Any, dict[str, Any]]:
-    """Run trl over the encoded rows; gives the trained model, and metrics and speed."""
-    from datasets import Dataset
-
-    data = Dataset.from_dict(
-        {
-            "input_ids": [r.input_ids for r in rows],
-            "labels": [r.labels for r in rows],
-            "weight": level_weights(rows, weights),
-            "length": [len(r.input_ids) for r in rows],
-        }
+def _plan(run: _Run, tokenizer: Any) -> None:
+    """Settle the recipe, and show what will be learned and what memory it takes, before a weight is loaded."""
+    shapes = memory.weight_shapes(run.base.path)
+    run.recipe = run.recipe.settled(memory.parameters(shapes), run.learned)
+    sizes = [len(r.input_ids) for r in run.lesson.rows] or [
+        len(p["prompt_ids"]) + max(len(p["chosen_ids"]), len(p["rejected_ids"])) for p in run.pairs
+    ]
+    answer = max([r.supervised for r in run.lesson.rows] or sizes)
+    gpu = run.device.type == "cuda"
+    free = memory.free_bytes(run.device)
+    run.recipe, need = memory.fit_in(
+        shapes, run.recipe, memory.base_config(run.base.path), max(sizes), answer, free, gpu=gpu
     )
-    settings = _settings(recipe, model, folder)
-    trainer = _trainer_class()(
-        model=model,
-        args=settings,
-        train_dataset=data,
-        processing_class=tokenizer,
-        data_collator=Collator(tokenizer.pad_token_id),
-        callbacks=[_reporter(progress)] if progress else None,
+    if run.lesson.rows:
+        run.say(guards.look(run.lesson.rows, tokenizer))
+    if run.lesson.repeated:
+        run.say(f"{run.lesson.repeated} rows repeat others and are learned once")
+    run.say(f"memory: {need.words()}, {free / 1e9:.1f} GB free")
+
+
+def _prepare(run: _Run, model: Any) -> Any:
+    """The model with what is to be trained on it, and gradient checkpointing where memory wants it."""
+    recipe = run.recipe
+    if recipe.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if run.start:
+        if not recipe.adapter:
+            raise UsageError(
+                f"{recipe.method} trains every weight; it continues no adapter", where=str(run.start)
+            )
+        return resume(model, run.start, run.base)
+    if not recipe.adapter:
+        return model
+    tokens = answer_tokens(run.lesson.rows) if recipe.answer_tokens else ()
+    return attach(model, recipe, tokens=tokens, steps=_task(run, 0).steps if run.lesson.rows else 100)
+
+
+def _task(run: _Run, pad_token_id: int, **more: Any) -> Task:
+    bf16 = run.recipe.precision == "bf16" or (run.recipe.precision == "auto" and run.device.type == "cuda")
+    packing = run.recipe.packing if run.recipe.packing is not None else run.device.type == "cuda"
+    return Task(run.lesson, run.measured.rows, run.recipe, pad_token_id, packing=packing, bf16=bf16, peers=run.peers,
+                save_every=run.save_every, **more)  # fmt: skip
+
+
+def _supervise(
+    run: _Run, model: Any, tokenizer: Any, name: str, place: Path, tracker: tracking.Tracker | None
+) -> State:
+    pad = tokenizer.pad_token_id
+    holds = run.sink.holds if run.sink else None
+    task = _task(run, pad, keeper=Keeper(place, name), watch=_watcher(run, tracker), holds=holds)
+    weights = level_weights(run.lesson.rows, run.lesson.weights)
+    guards.check_loss(model, run.lesson.rows, weights, pad, packing=task.packing)
+    state = fit(model, task)
+    measured = run.measured.rows
+    run.metrics = {
+        "eval_loss": mean_loss(model, measured, pad) if measured else None,
+        "best_step": state.best_step if measured else state.step,
+        "supervised_tokens": sum(r.supervised for r in run.lesson.rows),
+        "repeated": run.lesson.repeated,
+    }
+    return state
+
+
+def _prefer(
+    run: _Run, model: Any, tokenizer: Any, folder: Path | None, tracker: tracking.Tracker | None
+) -> State:
+    if run.peers.world > 1 or folder is None:
+        raise UsageError("preferences are learned in one process", next="Start it without accelerate launch")
+    state, rewards = preferences.prefer(
+        model, tokenizer, run.pairs, run.recipe, folder, _watcher(run, tracker)
     )
-    _silence(trainer)
-    begun = time.monotonic()
-    state = trainer.train()
-    seconds = time.monotonic() - begun
-    tokens = trainer.tokens_seen
-    if not math.isfinite(state.training_loss):
-        raise _diverged(state.training_loss, state.global_step)
-    return trainer.model, {
-        "metrics": {
-            "train_loss": float(state.training_loss),
-            "steps": int(state.global_step),
-            "tokens": tokens,
-            "supervised_tokens": sum(r.supervised for r in rows),
-        },
-        "speed": {"training_seconds": seconds, "tokens_per_second": tokens / seconds},
+    held = run.measured_pairs
+    margin = preferences.margins(model, held, tokenizer.pad_token_id, run.recipe.beta) if held else None
+    run.metrics = {
+        "eval_loss": preferences.preference_loss(margin) if margin is not None else None,
+        "eval_margin": float(margin.mean()) if margin is not None else None,
+        "eval_accuracy": float((margin > 0).mean()) if margin is not None else None,
+        **{f"train_{name}": value for name, value in rewards.items()},
+    }
+    return state
+
+
+def _watcher(run: _Run, tracker: tracking.Tracker | None) -> Watch | None:
+    def watch(told: dict[str, Any]) -> None:
+        if tracker:
+            tracker.note("step", told["step"], {k: v for k, v in told.items() if k not in ("step", "steps")})
+        if run.watch:
+            run.watch(told)
+
+    return watch
+
+
+def _about(run: _Run) -> dict[str, Any]:
+    return {
+        "recipe": dataclasses.asdict(run.recipe),
+        "data": rows_digest(run.rows),
+        "rows": run.learned,
+        "base": run.base.digest,
+        "hardware": tracking.hardware(),
     }
 
 
-def level_weights(rows: Sequence[Encoded], weights: Sequence[float]) -> list[float]:
-    """The weights scaled so that the mean over learned tokens is 1.
-
-    The loss ``sum_i w_i sum_t nll_it / tokens`` then keeps its size, and the learning rate its meaning, whatever the
-    unit of the weights; and it is the same however the batch is cut into pieces.
-    """
-    tokens = np.array([row.supervised for row in rows], dtype=np.float64)
-    given = np.asarray(weights, dtype=np.float64)
-    return (given * tokens.sum() / (given * tokens).sum()).tolist()
+# ------------------------------------------------------------------------------------------- the end
 
 
-@dataclass(frozen=True)
-class Collator:
-    """Pads a batch on the right; labels are ignored there, and attention is masked."""
+def _publish(
+    run: _Run,
+    state: State,
+    model: Any,
+    tokenizer: Any,
+    provenance: dict[str, Any],
+    folder: Path,
+    begun: float,
+) -> dict[str, Any]:
+    """Write weights, lineage and card, and seal them; gives the manifest."""
+    metrics = {
+        "train_loss": state.total / max(state.step, 1),
+        "steps": state.step,
+        "tokens": state.tokens,
+        **run.metrics,
+        "examples": run.learned,
+        "refused": len(run.refused),
+    }
+    card.save(model, tokenizer, run.base, folder)
+    card.write_lineage(folder, provenance, run.base, run.start)
+    card.write(folder, run.recipe, run.base, metrics, provenance)
+    content = {
+        "kind": "adapter" if run.recipe.adapter else "model",
+        "snapshot": provenance.get("snapshot"),
+        "data": rows_digest(run.rows),
+        "recipe": dataclasses.asdict(run.recipe),
+        "base": {"ref": run.base.ref, "revision": run.base.revision, "digest": run.base.digest},
+        "metrics": metrics,
+        "versions": card.versions(),
+    }
+    speed = state.tokens / max(state.seconds, 1e-9)
+    went = {"started": begun, "seconds": time.time() - begun, "training_seconds": state.seconds}
+    return registry.seal(folder, content, {**went, "host": platform.platform(), "tokens_per_second": speed})
 
-    pad_token_id: int
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        width = max(len(row["input_ids"]) for row in rows)
-        ids = torch.full((len(rows), width), self.pad_token_id)
-        labels = torch.full((len(rows), width), IGNORED)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        for i, row in enumerate(rows):
-            size = len(row["input_ids"])
-            ids[i, :size] = torch.tensor(row["input_ids"])
-            labels[i, :size] = torch.tensor(row["labels"])
-            mask[i, :size] = 1
-        weight = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels, "weight": weight}
-
-
-def _settings(recipe: Recipe, model: Any, folder: Path) -> Any:
-    """trl's configuration. Every line that differs from its defaults does so for a reason given beside it."""
-    from trl import SFTConfig
-
-    on_gpu = next(model.parameters()).device.type == "cuda"
-    small = model.num_parameters() < SMALL
-    micro = recipe.micro_batch or recipe.batch
-    return SFTConfig(
-        output_dir=str(folder),
-        save_strategy="no",  # the weights are written once, sealed, at the end
-        report_to="none",  # nothing leaves the machine
-        disable_tqdm=True,
-        logging_strategy="no",
-        use_cpu=not on_gpu,
-        bf16=on_gpu,
-        gradient_checkpointing=not small,  # it trades time for memory that a small model does not need
-        train_sampling_strategy="group_by_length",  # padding is work for nothing
-        remove_unused_columns=False,  # the weight of a row is one of them
-        dataset_kwargs={"skip_prepare_dataset": True},  # ids and labels are made and checked already
-        dataloader_pin_memory=on_gpu,
-        optim="adamw_torch_fused",
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, round(recipe.batch / micro)),
-        num_train_epochs=recipe.epochs or 1.0,
-        max_steps=recipe.max_steps or -1,
-        learning_rate=recipe.lr or 0.0,
-        lr_scheduler_type=recipe.schedule,
-        warmup_steps=recipe.warmup,
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        max_length=recipe.max_length,
-        seed=recipe.seed,
-        data_seed=recipe.seed,
+def _result(run: _Run, out: Path, manifest: Mapping[str, Any]) -> TrainResult:
+    metrics = manifest["metrics"]
+    return TrainResult(
+        adapter=out,
+        digest=manifest["digest"],
+        eval_loss=metrics["eval_loss"],
+        tokens_per_second=manifest["run"]["tokens_per_second"],
+        seconds=manifest["run"]["seconds"],
+        steps=metrics["steps"],
+        train_loss=metrics["train_loss"],
+        recipe=run.recipe,
+        metrics=metrics,
+        refused=tuple(run.refused),
     )
 
 
-def _trainer_class() -> Any:
-    """trl's trainer with the weighted loss. Made on first use, since importing trl takes seconds."""
-    from trl import SFTTrainer
-
-    class CompletionTrainer(SFTTrainer):
-        """``loss = sum over learned tokens of weight x NLL / learned tokens of the whole update``."""
-
-        tokens_seen = 0
-
-        def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            weight, labels = inputs["weight"], inputs["labels"]
-            self.tokens_seen += int(inputs["attention_mask"].sum())
-            nll, row = answer_nll(model, inputs["input_ids"], inputs["attention_mask"], labels)
-            count = (labels[:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-            loss = (nll * weight[row]).sum() / count
-            return (loss, None) if return_outputs else loss
-
-        def training_step(self, *args: Any, **kwargs: Any) -> Any:
-            loss = super().training_step(*args, **kwargs)
-            if not torch.isfinite(loss):
-                raise _diverged(float(loss), self.state.global_step + 1)
-            return loss
-
-    return CompletionTrainer
-
-
-# What some architectures do to the logits after the head; the head alone would then give other probabilities.
-_HEAD_TRICKS = (
-    "final_logit_softcapping",
-    "logit_scale",
-    "output_multiplier",
-    "lm_head_multiplier",
-    "logits_scaling",
-)
-
-
-def answer_nll(
-    model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The negative log-likelihood, in nats, of each learned token, and the row that it belongs to; float32.
-
-    Only learned positions go through the head: with short answers and a large vocabulary most of the work is saved.
-    (trl's own fused head does the same on GPUs, but scores every position on a CPU.)
-    """
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    learned = labels[:, 1:] != IGNORED
-    targets = labels[:, 1:][learned]
-    config = causal.config.get_text_config()
-    if any(getattr(config, name, None) not in (None, 1.0) for name in _HEAD_TRICKS):
-        logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits[:, :-1][
-            learned
-        ]
-    else:
-        states = causal.base_model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
-        logits = causal.get_output_embeddings()(states[:, :-1][learned])
-    nll = functional.cross_entropy(logits.float(), targets, reduction="none")
-    return nll, learned.nonzero()[:, 0]
-
-
-def mean_loss(model: Any, rows: Sequence[Encoded], tokenizer: Any, batch: int = 32) -> float:
-    """Nats per learned token over ``rows``. Raises ``UsageError`` on no rows."""
-    if not rows:
-        raise UsageError("there is no row to measure the loss on")
-    model.eval()
-    device = next(model.parameters()).device
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].input_ids))
-    total = 0.0
-    collate = Collator(tokenizer.pad_token_id)
-    with torch.no_grad():
-        for start in range(0, len(order), batch):
-            chosen = [rows[i] for i in order[start : start + batch]]
-            made = collate([{"input_ids": r.input_ids, "labels": r.labels, "weight": 1.0} for r in chosen])
-            moved = {name: made[name].to(device) for name in ("input_ids", "attention_mask", "labels")}
-            nll, _ = answer_nll(model, **moved)
-            total += float(nll.double().sum())
-    learned = sum(sum(label != IGNORED for label in r.labels[1:]) for r in rows)
-    return total / learned
-
-
-def _reporter(progress: Progress) -> Any:
-    from transformers import TrainerCallback
-
-    class Reporter(TrainerCallback):
-        """Passes steps on to whoever watches."""
-
-        begun = time.monotonic()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            progress(
-                {
-                    "step": state.global_step,
-                    "steps": state.max_steps,
-                    "seconds": time.monotonic() - self.begun,
-                }
-            )
-
-    return Reporter()
-
-
-def _silence(trainer: Any) -> None:
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
+def _follow(run: _Run, out: Path) -> TrainResult:
+    """What a process does that does not lead: it learns its share, and waits until the leader has written."""
+    _learn(run, None, place_of(out))
+    run.peers.wait()
+    return _result(run, out, registry.read(out))
 
 
 # ----------------------------------------------------------------------------------------------- safety
+
+
+def _silent(_: str) -> None:
+    return None
+
+
+@contextmanager
+def _reported(run: _Run, out: Path) -> Iterator[None]:
+    """Tell the sink how the run began and ended."""
+    if run.sink is None or not run.peers.leads:
+        yield
+        return
+    run.sink.event("train-started", str(out), {"base": run.base.ref, "rows": len(run.rows)})
+    try:
+        yield
+    except BaseException as error:
+        run.sink.event("train-failed", str(out), {"why": str(error) or type(error).__name__})
+        raise
+    run.sink.event("train-finished", str(out), {"digest": registry.read(out)["digest"]})
 
 
 @contextmanager
@@ -581,74 +469,20 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _faults(recipe: Recipe) -> Iterator[None]:
-    """What the layers below raise when memory runs out, in words that help."""
+    """What the layers below raise when memory runs out, or a device is lost, in words that help."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if out_of_memory(error):
+            raise TilthError(
+                f"memory ran out with {recipe.micro_batch or recipe.batch} rows of up to {recipe.max_length} tokens",
+                where="train",
+                next="Lower micro_batch (the result stays the same) or max_length, or choose a smaller base",
+            ) from error
+        if "CUDA" not in str(error):
             raise
         raise TilthError(
-            f"memory ran out with {recipe.micro_batch or recipe.batch} rows of up to {recipe.max_length} tokens",
+            f"the GPU failed: {str(error).splitlines()[0]}",
             where="train",
-            next="Lower micro_batch (the result stays the same) or max_length, or choose a smaller base",
+            next="Run the same command again: it goes on from the last checkpoint",
         ) from error
-
-
-def _diverged(loss: float, step: int) -> TilthError:
-    return TilthError(
-        f"the loss became {loss} at step {step}; nothing was kept",
-        where="train",
-        next="Lower the learning rate, and check the rows for extreme weights",
-    )
-
-
-# -------------------------------------------------------------------------------------------- on disk
-
-
-def _save(model: Any, tokenizer: Any, base: Base, folder: Path) -> None:
-    if hasattr(model, "peft_config"):
-        for config in model.peft_config.values():
-            config.base_model_name_or_path, config.revision = base.ref, base.revision
-        model.save_pretrained(folder, save_embedding_layers=False)
-    else:
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _write_lineage(folder: Path, provenance: Mapping[str, Any], base: Base) -> None:
-    about = {"base": {"ref": base.ref, "revision": base.revision, "digest": base.digest}, **provenance}
-    (folder / LINEAGE).write_bytes(orjson.dumps(about, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
-
-
-def _write_card(
-    folder: Path, recipe: Recipe, base: Base, metrics: Mapping[str, Any], provenance: Mapping[str, Any]
-) -> None:
-    frozen = provenance.get("snapshot")
-    head = {
-        "base_model": base.ref,
-        "library_name": "peft" if recipe.method == "lora" else "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["tilth", recipe.method],
-    }
-    front = "\n".join(f"{key}: {orjson.dumps(value).decode()}" for key, value in head.items())
-    loss = "not measured" if metrics["eval_loss"] is None else f"{metrics['eval_loss']:.4f} nats per token"
-    settings = "\n".join(f"| {key} | {value} |" for key, value in dataclasses.asdict(recipe).items())
-    (folder / "README.md").write_text(
-        f"---\n{front}\n---\n\n# A model trained by Tilth\n\n"
-        f"Base: `{base.ref}`, revision `{base.revision}`.\n\n"
-        f"Data: {f'snapshot `{frozen}`' if frozen else 'a file, without a snapshot'}; "
-        f"{metrics['examples']} rows learned, {metrics['refused']} refused because they did not fit.\n\n"
-        f"Loss on held-out rows: {loss}. Loss in training: {metrics['train_loss']:.4f}, "
-        f"after {metrics['steps']} updates.\n\n"
-        f"`manifest.json` names every file by its SHA-256; `lineage.json` says where the rows came from.\n\n"
-        f"## Recipe\n\n| setting | value |\n|---|---|\n{settings}\n",
-        encoding="utf-8",
-    )
-
-
-def versions() -> dict[str, str]:
-    """The versions of what did the work."""
-    from importlib.metadata import version
-
-    packages = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers", "safetensors")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

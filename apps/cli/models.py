@@ -29,16 +29,39 @@ def train(
         str, typer.Option(help="bundled, a folder, or a hub name that is on this machine.")
     ] = "bundled",
     revision: Annotated[str, typer.Option(help="The revision of a hub name.")] = "",
-    method: Annotated[str, typer.Option(help="lora, full, or adapt (unlabelled text).")] = "lora",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="lora, dora, adalora, qlora (4 bits), int8, full, dpo (prompt, chosen, rejected), or adapt (text)."
+        ),
+    ] = "lora",
     out: Annotated[Path | None, typer.Option(help="The new adapter's folder.")] = None,
     rank: Annotated[int, typer.Option(min=1)] = 16,
     epochs: Annotated[float, typer.Option(min=0, help="0: chosen for the size.")] = 0,
     learning_rate: Annotated[float, typer.Option(min=0, help="0: chosen for the method.")] = 0,
+    batch: Annotated[int, typer.Option(min=0, help="Rows per update; 0: 16.")] = 0,
+    micro_batch: Annotated[
+        int, typer.Option(min=0, help="Of those, how many at once: for memory alone; 0: all.")
+    ] = 0,
+    packing: Annotated[
+        bool | None, typer.Option("--packing/--no-packing", help="Rows end to end; on a GPU by default.")
+    ] = None,
     max_length: Annotated[int, typer.Option(min=2)] = 512,
+    patience: Annotated[
+        int, typer.Option(min=0, help="Stop after so many measurements without a better validation loss.")
+    ] = 0,
+    temperature: Annotated[
+        float, typer.Option(min=0.01, help="Above 1: rows of rarer tasks (field task) come more often.")
+    ] = 1.0,
+    start: Annotated[Path | None, typer.Option(help="An adapter to go on from.")] = None,
+    search: Annotated[
+        int, typer.Option(min=0, help="Try so many ranks, rates and epochs by successive halving first.")
+    ] = 0,
     seed: Annotated[int, typer.Option()] = 0,
     dry_run: DryRun = False,
 ) -> None:
-    """Train an adapter. A row that does not fit is refused by name; a killed run leaves no adapter behind."""
+    """Train an adapter. A row that does not fit is refused by name; a killed run leaves no adapter behind, and goes on
+    from its last checkpoint when the same command is typed again."""
     from apps import learner
 
     with session.progress() as meter:
@@ -51,6 +74,7 @@ def train(
             revision=revision,
             method=method,
             out=out,
+            start=start,
         )
         if dry_run:
             session.report({**plan.describe(), "dry_run": True})
@@ -59,7 +83,13 @@ def train(
             "rank": rank,
             "epochs": epochs,
             "lr": learning_rate,
+            "batch": batch,
+            "micro_batch": micro_batch,
+            "packing": packing,
+            "patience": patience,
+            "temperature": temperature,
             "max_length": max_length,
+            "search": search,
             "seed": seed,
         }
         result = plan.train(options, meter)

@@ -100,8 +100,10 @@ class Meter:
     """Progress on stderr: one line that is redrawn on a terminal, a line now and then elsewhere.
 
     Called as ``meter(what, done, total)``; ``total`` may be ``None``. Shows the rate, and the time left where the
-    total is known.
+    total is known, and ``remark``, which whoever works may set (a loss, say).
     """
+
+    remark = ""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -117,6 +119,7 @@ class Meter:
         if what != self.what or done < self.last:  # the next piece of work, or the same kind of work again
             self.end_line()
             self.what, self.begun, self.shown = what, now, 0.0
+            self.remark = self.remark if done else ""
         self.last = done
         if now - self.shown < (0.1 if self.live else 5.0):
             return
@@ -132,7 +135,7 @@ class Meter:
         if seconds >= 1:
             text += f"  {rate:,.0f}/s" if rate >= 1 else ""
             text += f"  {span((total - done) / rate)} left" if total and total > done else ""
-        return text
+        return f"{text}  {self.remark}" if self.remark else text
 
     def draw(self, text: str) -> None:
         """Show the line: over the last one on a terminal."""

@@ -239,8 +239,8 @@ def test_a_base_that_was_moved_can_be_named(copied, moved_base):
     ("change", "said"),
     [
         ({"base_model_name_or_path": "evil/model"}, "names another base"),
-        ({"auto_mapping": {"parent_library": "evil"}}, "only LORA is loaded"),
-        ({"peft_type": "PROMPT_TUNING"}, "only LORA is loaded"),
+        ({"auto_mapping": {"parent_library": "evil"}}, "only LORA and ADALORA"),
+        ({"peft_type": "PROMPT_TUNING"}, "only LORA and ADALORA"),
     ],
 )
 def test_an_adapter_config_that_reaches_elsewhere_is_refused_even_with_a_forged_manifest(

@@ -120,7 +120,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(registry, "_write", full)
+    monkeypatch.setattr(registry, "write", full)
     with (
         pytest.raises(StorageFailed, match="the disk is full"),
         registry.partial(tmp_path / "made") as folder,

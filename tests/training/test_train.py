@@ -21,11 +21,13 @@ from curation.artifacts import Store
 from curation.errors import ConflictError, GateRefused, IntegrityError, TilthError, UsageError
 from tests.curation import test_snapshot as toys
 from tests.training.conftest import rows
-from training import registry
+from training import fit, loss, registry
 from training import train as training
+from training.batches import pad
 from training.examples import encode
 from training.model import load_base
-from training.train import Recipe, level_weights, load_snapshot_for_training, train
+from training.rows import level_weights
+from training.train import Recipe, load_snapshot_for_training, train
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = Recipe(rank=4, alpha=8, max_steps=3, max_length=64, lr=5e-3, batch=8)
@@ -76,7 +78,8 @@ def test_a_manifest_says_what_made_the_weights(base, tmp_path):
     card = (made.adapter / "README.md").read_text()
     assert "snapshot `abc`" in card
     assert card.startswith("---\nbase_model: ")
-    assert sorted(p.name for p in made.adapter.iterdir()) == sorted([*manifest["files"], "manifest.json"])
+    aside = ["manifest.json", registry.LOG]
+    assert sorted(p.name for p in made.adapter.iterdir()) == sorted([*manifest["files"], *aside])
 
 
 def test_the_rows_decide_the_name_of_the_data(base, tmp_path):
@@ -142,15 +145,12 @@ def gradients(base: Path, tokenizer, pieces: int, weights) -> torch.Tensor:  # t
     model, _ = load_base(base, method="full", device="cpu")
     scaled = level_weights(made, weights)
     count = sum(row.supervised for row in made)
-    collate = training.Collator(tokenizer.pad_token_id)
     size = len(made) // pieces
     for start in range(0, len(made), size):
-        chosen = range(start, start + size)
-        batch = collate(
-            [{"input_ids": made[i].input_ids, "labels": made[i].labels, "weight": scaled[i]} for i in chosen]
+        nll, weight = loss.answer_nll(
+            model, pad(made[start : start + size], scaled[start : start + size], tokenizer.pad_token_id)
         )
-        nll, row = training.answer_nll(model, batch["input_ids"], batch["attention_mask"], batch["labels"])
-        ((nll * batch["weight"][row]).sum() / count).backward()
+        ((nll * weight).sum() / count).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
@@ -196,18 +196,14 @@ def test_a_heavier_row_is_learned_better(base, tmp_path):
 def test_only_learned_positions_are_scored_and_the_result_is_the_models_own_loss(base, tokenizer):
     model, _ = load_base(base, device="cpu")
     made = [encode(records.user_message(r["prompt"]), r["completion"], tokenizer, 100) for r in rows(4)]
-    batch = training.Collator(tokenizer.pad_token_id)(
-        [{"input_ids": m.input_ids, "labels": m.labels, "weight": 1.0} for m in made]
-    )
-    nll, row = training.answer_nll(model, batch["input_ids"], batch["attention_mask"], batch["labels"])
-    theirs = model(**{k: batch[k] for k in ("input_ids", "attention_mask", "labels")}).loss
-    assert len(nll) == len(row) == sum(m.supervised for m in made)
+    batch = pad(made, [1.0] * 4, tokenizer.pad_token_id)
+    nll, weight = loss.answer_nll(model, batch)
+    mask = (batch.input_ids != tokenizer.pad_token_id).long()
+    theirs = model(input_ids=batch.input_ids, attention_mask=mask, labels=batch.labels).loss
+    assert len(nll) == len(weight) == sum(m.supervised for m in made)
     assert float(nll.mean()) == pytest.approx(float(theirs), rel=1e-5)
     model.config.logit_scale = 1.5  # an architecture that bends its logits goes the long way round
-    assert (
-        training.answer_nll(model, batch["input_ids"], batch["attention_mask"], batch["labels"])[0].shape
-        == nll.shape
-    )
+    assert loss.answer_nll(model, batch)[0].shape == nll.shape
 
 
 # ----------------------------------------------------------------------------------------- refusals
@@ -247,13 +243,12 @@ def test_a_missing_base_is_refused_and_nothing_is_left(tmp_path):
 
 
 def test_a_loss_that_is_not_a_number_stops_and_nothing_is_left(base, tmp_path, monkeypatch):
-    real = training.answer_nll
+    real = fit.update
 
     def broken(*args):  # type: ignore[no-untyped-def]
-        nll, row = real(*args)
-        return nll * float("nan"), row
+        return real(*args)[0] * float("nan"), 1
 
-    monkeypatch.setattr(training, "answer_nll", broken)
+    monkeypatch.setattr(fit, "update", broken)
     with pytest.raises(TilthError, match="the loss became nan at step 1"):
         train(rows(8), QUICK, base, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -271,7 +266,7 @@ def test_memory_that_runs_out_is_said_in_words_and_nothing_is_left(base, tmp_pat
     def full(*_):  # type: ignore[no-untyped-def]
         raise error
 
-    monkeypatch.setattr(training, "answer_nll", full)
+    monkeypatch.setattr(fit, "update", full)
     with pytest.raises(TilthError, match="Lower micro_batch"):
         train(rows(8), QUICK, base, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -287,7 +282,8 @@ def test_an_adapter_that_is_there_is_not_overwritten(base, tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"method": "qlora"}, {"schedule": "x"}, {"rank": 0}, {"batch": 0}, {"lr": 0.0}, {"lr": 2.0}, {"epochs": 0.0},
+        {"method": "x"}, {"precision": "fp8"}, {"patience": 0},
+        {"schedule": "x"}, {"rank": 0}, {"batch": 0}, {"lr": 0.0}, {"lr": 2.0}, {"epochs": 0.0},
         {"max_steps": 0}, {"warmup": 1.0}, {"dropout": 1.0}, {"max_length": 1}, {"micro_batch": 0},
     ],
 )  # fmt: skip
@@ -297,7 +293,7 @@ def test_a_recipe_that_cannot_be_is_refused(wrong):
 
 
 def test_all_problems_of_a_recipe_are_told_at_once():
-    with pytest.raises(UsageError, match="method 'x'.*rank and alpha"):
+    with pytest.raises(UsageError, match="method 'x'.*rank must be at least 1"):
         Recipe(method="x", rank=0)
 
 
@@ -343,7 +339,7 @@ def test_a_killed_training_leaves_nothing_that_could_be_loaded_and_the_next_one_
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("moment", ["save_pretrained", "seal", "_write", "replace"])
+@pytest.mark.parametrize("moment", ["save_pretrained", "seal", "write", "replace"])
 def test_a_training_that_dies_while_it_writes_leaves_nothing(base, tmp_path, monkeypatch, moment):
     class Killed(BaseException):
         pass
@@ -353,7 +349,7 @@ def test_a_training_that_dies_while_it_writes_leaves_nothing(base, tmp_path, mon
 
     from peft import PeftModel
 
-    owner = {"save_pretrained": PeftModel, "seal": registry, "_write": registry, "replace": os}[moment]
+    owner = {"save_pretrained": PeftModel, "seal": registry, "write": registry, "replace": os}[moment]
     monkeypatch.setattr(owner, moment, die)
     with pytest.raises(Killed):
         loss_of(base, tmp_path / "out")
