@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def encode_pairs(
 def prefer(
     model: Any, tokenizer: Any, pairs: Sequence[Pair], recipe: Recipe, folder: Path, watch: Watch | None
 ) -> tuple[State, dict[str, float]]:
-    """Train ``model`` on preferences in place; gives the state at the end, and the last reward margin and accuracy."""
+    """Train ``model`` on preferences in place; gives the state at the end, and what trl measured on the last batch."""
     from datasets import Dataset
     from transformers import PrinterCallback
 
@@ -71,12 +72,15 @@ def prefer(
     begun = time.monotonic()
     went = trainer.train()
     log = [line for line in trainer.state.log_history if "rewards/margins" in line]
-    rewards = {name: float(log[-1][f"rewards/{name}"]) for name in ("margins", "accuracies")} if log else {}
+    measured = {name.replace("/", "_"): float(log[-1][name]) for name in _MEASURED} if log else {}
     tokens = sum(len(p["prompt_ids"]) * 2 + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in pairs)
     seen = round(tokens * went.global_step * recipe.batch / len(pairs))
     model.eval()
     state = State(went.global_step, went.training_loss * went.global_step, seen, time.monotonic() - begun)
-    return state, rewards
+    return state, measured
+
+
+_MEASURED = ("rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
 
 
 def _settings(recipe: Recipe, model: Any, folder: Path) -> Any:
@@ -148,17 +152,31 @@ def _reporter(watch: Watch | None) -> Any:
 def margins(model: Any, pairs: Sequence[Pair], pad_token_id: int, beta: float, batch: int = 16) -> np.ndarray:
     """The implicit reward margin of each pair, in nats: ``beta * ((log p - log p0)(chosen) - (log p - log p0)(rejected))``.
 
-    ``p0`` is the base without the adapter (arXiv 2305.18290, equation 5). Above 0 where the model has learned to prefer
-    what was preferred. No pairs give an empty array.
+    ``p0`` is what training began with: trl's copy of the adapter as it was, or the base without the adapter (arXiv
+    2305.18290, equation 5). Above 0 where the model has learned to prefer what was preferred. No pairs give an empty array.
     """
     model.eval()
-    with model.disable_adapter():
-        reference = _logprobs(model, pairs, pad_token_id, batch)
-    learned = _logprobs(model, pairs, pad_token_id, batch) - reference
+    with _reference(model):
+        reference = logprobs(model, pairs, pad_token_id, batch)
+    learned = logprobs(model, pairs, pad_token_id, batch) - reference
     return beta * (learned[:, 0] - learned[:, 1])
 
 
-def _logprobs(model: Any, pairs: Sequence[Pair], pad_token_id: int, batch: int) -> np.ndarray:
+@contextmanager
+def _reference(model: Any) -> Iterator[None]:
+    if "ref" not in model.peft_config:
+        with model.disable_adapter():
+            yield
+        return
+    model.set_adapter("ref")
+    try:
+        yield
+    finally:
+        model.set_adapter("default")
+
+
+@torch.no_grad()
+def logprobs(model: Any, pairs: Sequence[Pair], pad_token_id: int, batch: int) -> np.ndarray:
     """Sum of log-probabilities of the chosen and the rejected answer of each pair, (pairs, 2)."""
     rows = [_encoded(pair, name) for pair in pairs for name in ("chosen_ids", "rejected_ids")]
     device = next(model.parameters()).device

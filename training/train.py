@@ -332,7 +332,7 @@ def _prefer(
 ) -> State:
     if run.peers.world > 1 or folder is None:
         raise UsageError("preferences are learned in one process", next="Start it without accelerate launch")
-    state, rewards = preferences.prefer(
+    state, measured = preferences.prefer(
         model, tokenizer, run.pairs, run.recipe, folder, _watcher(run, tracker)
     )
     held = run.measured_pairs
@@ -341,7 +341,7 @@ def _prefer(
         "eval_loss": preferences.preference_loss(margin) if margin is not None else None,
         "eval_margin": float(margin.mean()) if margin is not None else None,
         "eval_accuracy": float((margin > 0).mean()) if margin is not None else None,
-        **{f"train_{name}": value for name, value in rewards.items()},
+        **{f"train_{name}": value for name, value in measured.items()},
     }
     return state
 

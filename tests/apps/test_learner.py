@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from apps.learner import LocalLearner, find_adapter, generate, grouped
+from apps.learner import LedgerSink, LocalLearner, find_adapter, generate, grouped, held
 from curation import assemble, snapshot, workspace
 from curation.curate import curate
-from curation.errors import GateRefused, IntegrityError, UsageError
+from curation.errors import ConflictError, GateRefused, IntegrityError, UsageError
 from curation.formats import Mapping
 from curation.records import EXAMPLES, table, user_message
 from curation.workspace import Workspace, init, open_workspace
@@ -131,3 +137,86 @@ def test_test_rows_of_one_record_are_one_prompt_with_several_references() -> Non
     prompts, references = grouped(table(rows, EXAMPLES))
     assert [p[0]["content"] for p in prompts] == ["a", "b"]
     assert references == [["two"], ["one", "three"]]
+
+
+# ------------------------------------------------------------------------------------- one run at a time
+
+
+def _triggered(folder: Path, name: str, made: str, queue: Any) -> None:
+    torch.set_num_threads(1)  # a forked process would wait for threads that were not forked
+    with open_workspace(folder, actor="ana") as opened:
+        learner = LocalLearner(opened)
+        try:
+            queue.put(learner.train(name, base=made, progress=workspace.silent).adapter)
+        except Exception as error:
+            queue.put(repr(error))
+
+
+def test_eight_triggers_at_once_give_one_run(tmp_path: Path) -> None:
+    folder = desk(tmp_path / "w")
+    with open_workspace(folder, actor="ana") as opened:
+        name, made = frozen(opened), base(LocalLearner(opened))
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    started = [context.Process(target=_triggered, args=(folder, name, made, queue)) for _ in range(8)]
+    for process in started:
+        process.start()
+    found = {queue.get(timeout=300) for _ in started}
+    for process in started:
+        process.join()
+    assert len(found) == 1
+    with open_workspace(folder, actor="ana") as opened:
+        kinds = [event.kind for event in opened.ledger.events()]
+    assert kinds.count("train-started") == kinds.count("train-finished") == 1
+
+
+def _slowly(folder: Path, out: Path, queue: Any) -> None:
+    """Hold the lease, then publish: what a training does, with a pause to be stopped in."""
+    with open_workspace(folder, actor="ana") as opened:
+        try:
+            with held(opened.ledger, "train:x", seconds=1.0) as sink:
+                queue.put("holds")
+                time.sleep(1.5)
+                sink.holds()
+                out.write_text(str(os.getpid()))
+            queue.put("published")
+        except ConflictError:
+            queue.put("refused")
+
+
+def test_a_holder_that_sleeps_through_its_lease_publishes_nothing(tmp_path: Path) -> None:
+    folder, out = desk(tmp_path / "w"), tmp_path / "published"
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    zombie = context.Process(target=_slowly, args=(folder, out, queue))
+    zombie.start()
+    assert queue.get(timeout=60) == "holds"
+    os.kill(zombie.pid or 0, signal.SIGSTOP)
+    heir = context.Process(target=_slowly, args=(folder, out, queue))
+    heir.start()
+    assert [queue.get(timeout=60), queue.get(timeout=60)] == ["holds", "published"]
+    os.kill(zombie.pid or 0, signal.SIGCONT)
+    assert queue.get(timeout=60) == "refused"
+    assert out.read_text() == str(heir.pid)
+    zombie.join()
+    heir.join()
+
+
+def test_without_asking_whether_it_still_holds_the_sleeper_would_publish(tmp_path: Path) -> None:
+    with (
+        open_workspace(desk(tmp_path / "w"), actor="ana") as opened,
+        opened.ledger.lease("train:x", seconds=0.2) as lease,
+    ):
+        time.sleep(0.4)
+        with opened.ledger.lease("train:x", seconds=5), pytest.raises(ConflictError):
+            LedgerSink(opened.ledger, lease).holds()
+
+
+def test_a_holder_at_work_is_waited_for_no_longer_than_a_silent_one(tmp_path: Path) -> None:
+    with (
+        open_workspace(desk(tmp_path / "w"), actor="ana") as opened,
+        held(opened.ledger, "train:x", seconds=0.6),
+        pytest.raises(ConflictError, match="holds 'train:x'"),
+        held(opened.ledger, "train:x", seconds=0.6),
+    ):
+        pytest.fail("two hold the same right")

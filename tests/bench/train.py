@@ -1,114 +1,336 @@
 """How fast the trainer and the scorer are, beside what they replace, in one run.
 
-    python -m tests.bench.train [--rows 160] [--prompts 60] [--steps 20]
+    python -m tests.bench.train [training|where|scoring] [--base DIR] [--rows 600] [--steps 12] [--repeat 3] [--threads 1]
 
-Training: our settings against trl's defaults, same rows, base, adapter and number of updates, in tokens a second without
-padding. Scoring: 40 classes for every prompt, as one prefix tree and as one plain forward per class.
-Everything is made here from toy sentences; no data is read.
+`training`: our loop against trl's ``SFTTrainer``, same rows, base, adapter, rows per update and number of updates: tokens
+that are not padding per CPU second, and the validation loss that came of it. trl is taken twice: as it comes, and with
+gradient checkpointing off and in float32, which is what our loop does on a small model on a CPU. `where`: what trl's
+step spends its time on. `scoring`: a pool over a closed set of answers, as a prefix tree after cached prompts, one call
+at a time, and batched without a cache.
+
+Rows are E2E and GSM8K from the real data beside the project where that is (``$TILTH_DATA``), and made-up sentences of
+the same lengths where it is not. CPU seconds, since other work on the machine then counts least; the sides take turns,
+and each figure has its lowest and highest.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import os
 import random
+import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.model import attach, load_base, make_tiny_base, open_model, resolve_base
-from training.train import Recipe, train
+import numpy as np
+import torch
 
+from curation.records import user_message
+from training import loss
+from training.batches import pad
+from training.examples import encode, prompt_ids
+from training.fit import Task, fit
+from training.model import TinyRule, attach, load_base, make_tiny_base, open_model, resolve_base
+from training.recipe import Recipe
+from training.rows import encode_rows, split_rows
+from training.score import BATCH_TOKENS, log_softmax, plain_class_logprobs, score_classes
+
+SHAPE = TinyRule(vocab=4096, hidden=160, layers=5, heads=5)  # 2.2 million parameters
+LR = 2e-3
+LONGEST = 1024
 WORDS = ("card", "payment", "transfer", "account", "balance", "refund", "cash", "fee", "limit", "rate", "pin")
 
+Rows = list[dict[str, str]]
 
-def rows(count: int) -> list[dict[str, str]]:
-    """Questions of 6 to 40 words, and an answer of three."""
+
+def data() -> Path:
+    """Where the real data lies, if it does."""
+    return Path(os.environ.get("TILTH_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+
+
+def e2e() -> Rows:
+    """Restaurant facts to a sentence; made up where the data is not."""
+    path = data() / "instr-e2e-nlg" / "devset.csv"
+    if not path.is_file():
+        return made_up(2000, (8, 20), (12, 30))
+    with open(path, encoding="utf-8", newline="") as file:
+        return [{"prompt": row["mr"], "completion": row["ref"]} for row in csv.DictReader(file)]
+
+
+def gsm8k() -> Rows:
+    """Word problems with worked answers; made up where the data is not."""
+    path = data() / "instr-gsm8k" / "train.jsonl"
+    if not path.is_file():
+        return made_up(2000, (20, 90), (20, 120))
+    with open(path, encoding="utf-8") as file:
+        return [{"prompt": row["question"], "completion": row["answer"]} for row in map(json.loads, file)]
+
+
+def made_up(count: int, asked: tuple[int, int], answered: tuple[int, int]) -> Rows:
+    """Sentences of so many words."""
     rng = random.Random(0)
-    made = []
-    for _ in range(count):
-        said = rng.choices(WORDS, k=rng.randint(6, 40))
-        made.append({"prompt": f"why is my {' '.join(said)}?", "completion": "_".join(said[:3])})
-    return made
+    said = lambda span: " ".join(rng.choices(WORDS, k=rng.randint(*span)))  # noqa: E731
+    return [{"prompt": said(asked), "completion": said(answered)} for _ in range(count)]
 
 
-def ours(examples: list[dict[str, str]], base: Path, out: Path, steps: int) -> float:
-    """Tokens a second of our trainer."""
-    return train(examples, Recipe(max_steps=steps, lr=1e-3), base, out).tokens_per_second
+def some(rows: Rows, count: int) -> tuple[Rows, Rows]:
+    """So many rows to learn, and 64 others to measure on."""
+    shuffled = random.Random(0).sample(rows, count + 64)
+    return shuffled[:count], shuffled[count:]
 
 
-def theirs(examples: list[dict[str, str]], base: Path, out: Path, steps: int) -> float:
-    """Tokens a second of trl as it comes, prompt and completion given as text."""
-    from datasets import Dataset
+# ------------------------------------------------------------------------------------------- training
+
+
+def ours(rows: Rows, base: Path, steps: int, batch: int, packing: bool = False) -> dict[str, Any]:
+    """Our loop: speed, and the trained model to measure."""
+    model, tokenizer = load_base(resolve_base(base), device="cpu")
+    recipe = Recipe(lr=LR, schedule="constant", warmup=0.0, max_steps=steps, batch=batch, max_length=LONGEST)
+    torch.manual_seed(0)
+    model = attach(model, recipe)
+    lesson = encode_rows(split_rows(rows, None), tokenizer, LONGEST, "lora")
+    cpu, wall = time.process_time(), time.monotonic()
+    state = fit(model, Task(lesson, (), recipe, tokenizer.pad_token_id, packing=packing))
+    return _speed(state.tokens, cpu, wall) | {"model": model}
+
+
+def theirs(rows: Rows, base: Path, steps: int, batch: int, **settings: Any) -> dict[str, Any]:
+    """trl, prompt and completion given as text."""
+    trainer = _trl(rows, base, steps, batch, **settings)
+    cpu, wall = time.process_time(), time.monotonic()
+    trainer.train()
+    return _speed(trainer._total_train_tokens, cpu, wall) | {"model": trainer.model}
+
+
+def _trl(rows: Rows, base: Path, steps: int, batch: int, **settings: Any) -> Any:
+    import datasets
+    from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
+    datasets.disable_progress_bars()
     model, tokenizer = load_base(resolve_base(base), device="cpu")
-    settings = SFTConfig(
-        output_dir=str(out),
+    torch.manual_seed(0)
+    made = SFTConfig(
+        output_dir=tempfile.gettempdir(),
         max_steps=steps,
-        per_device_train_batch_size=16,
+        per_device_train_batch_size=batch,
+        learning_rate=LR,
+        lr_scheduler_type="constant",
         use_cpu=True,
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,
+        **settings,
     )
-    data = Dataset.from_list(examples)
+    spaced = [{"prompt": row["prompt"] + "\n", "completion": row["completion"]} for row in rows]
     trainer = SFTTrainer(
-        model=attach(model, Recipe()), args=settings, train_dataset=data, processing_class=tokenizer
+        model=attach(model, Recipe()),
+        args=made,
+        train_dataset=datasets.Dataset.from_list(spaced),
+        processing_class=tokenizer,
     )
-    begun = time.monotonic()
-    trainer.train()
-    return trainer._total_train_tokens / (time.monotonic() - begun)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
-def scoring(examples: list[dict[str, str]], base: Path, prompts: int) -> dict[str, Any]:
-    """Prompts a second, both ways, and how far the two differ in nats."""
-    import numpy as np
+def _speed(tokens: int, cpu: float, wall: float) -> dict[str, Any]:
+    return {
+        "tokens_per_cpu_second": tokens / (time.process_time() - cpu),
+        "tokens_per_second": tokens / (time.monotonic() - wall),
+    }
 
-    from curation.records import user_message
-    from training.examples import prompt_ids
-    from training.score import plain_class_logprobs, score_classes
 
-    loaded = open_model(base)
-    classes = sorted({row["completion"] for row in examples})[:40]
-    asked = [row["prompt"] for row in examples[:prompts]]
-    begun = time.monotonic()
-    tree = score_classes(loaded, asked, classes).logprobs
-    fast = len(asked) / (time.monotonic() - begun)
-    few = asked[
-        : max(1, prompts // 10)
-    ]  # one by one is slow, and its rate does not depend on how many there are
-    begun = time.monotonic()
-    plain = [
-        plain_class_logprobs(loaded, prompt_ids(user_message(p), loaded.tokenizer), classes) for p in few
+SIDES: dict[str, Callable[..., dict[str, Any]]] = {
+    "trl_defaults": theirs,
+    "trl_same_settings": lambda *a: theirs(*a, gradient_checkpointing=False, bf16=False),
+    "ours": ours,
+}
+
+
+def training(base: Path, count: int, steps: int, batch: int, repeat: int) -> dict[str, Any]:
+    """Every side on both mixes, in turn; ratios within each turn."""
+    report = {}
+    for name, source in (("e2e", e2e), ("gsm8k", gsm8k)):
+        rows, held = some(source(), count)
+        found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+        for _ in range(repeat):
+            for side, run in SIDES.items():
+                went = run(rows, base, steps, batch)
+                went["eval_loss"] = validation(went.pop("model"), held, base)
+                found[side].append(went)
+        rates = {side: [one["tokens_per_cpu_second"] for one in runs] for side, runs in found.items()}
+        report[name] = {
+            "tokens_per_cpu_second": {side: spread(values) for side, values in rates.items()},
+            "times_trl_defaults": ratio(rates["ours"], rates["trl_defaults"]),
+            "times_trl_same_settings": ratio(rates["ours"], rates["trl_same_settings"]),
+            "eval_loss": {side: spread([one["eval_loss"] for one in runs]) for side, runs in found.items()},
+        }
+    return report
+
+
+def validation(model: Any, held: Rows, base: Path) -> float:
+    """Nats per token of held-out answers, measured alike for every side."""
+    _, tokenizer = load_base(resolve_base(base), device="cpu")
+    lesson = encode_rows(split_rows(held, None), tokenizer, LONGEST, "lora")
+    return loss.mean_loss(model, lesson.rows, tokenizer.pad_token_id)
+
+
+def where(base: Path, count: int, batch: int) -> dict[str, Any]:
+    """What trl's updates spend their CPU time on: functions of Python, by their own and by their total time."""
+    import cProfile
+    import pstats
+
+    rows, _ = some(e2e(), count)
+    trainer = _trl(rows, base, 4, batch, gradient_checkpointing=False, bf16=False)
+    profile = cProfile.Profile()
+    profile.runcall(trainer.train)
+    table = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    whole = max(entry[3] for entry in table.values())
+    lines = [
+        (entry[3] / whole, entry[2] / whole, f"{Path(key[0]).name}:{key[2]}") for key, entry in table.items()
     ]
-    slow = len(few) / (time.monotonic() - begun)
-    apart = float(np.abs(np.array(plain) - tree[: len(few)]).max())
-    return {"tree": fast, "one_by_one": slow, "speedup": fast / slow, "largest_difference_nats": apart}
+    return {
+        "share_of_time_with_what_it_calls": {
+            name: round(t, 3) for t, _, name in sorted(lines, reverse=True)[:45]
+        },
+        "share_of_time_itself": {
+            name: round(o, 3) for _, o, name in sorted(lines, key=lambda line: -line[1])[:20]
+        },
+    }
+
+
+# -------------------------------------------------------------------------------------------- scoring
+
+
+def banking() -> tuple[list[str], list[str]]:
+    """Customers' questions and the 77 classes; made up where the data is not."""
+    path = data() / "intent-banking77" / "train.csv"
+    if not path.is_file():
+        rng = random.Random(0)
+        return [" ".join(rng.choices(WORDS, k=rng.randint(6, 20))) for _ in range(10_000)], [
+            "_".join(rng.sample(WORDS, 3)) + f"_{i}" for i in range(77)
+        ]
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [row["text"] for row in rows], sorted({row["category"] for row in rows})
+
+
+@torch.no_grad()
+def batched_without_cache(loaded: Any, prompts: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """Every prompt with every class as a row of its own, rows of one length together: what a careful batched loop does."""
+    tokenizer = loaded.tokenizer
+    rows = [encode(user_message(p), c, tokenizer, LONGEST) for p in prompts for c in classes]
+    sums = np.zeros(len(rows))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].input_ids))
+    start = 0
+    while start < len(order):
+        size = max(1, BATCH_TOKENS // len(rows[order[min(start + 128, len(order) - 1)]].input_ids))
+        chosen = order[start : start + size]
+        made = pad([rows[i] for i in chosen], [1.0] * len(chosen), tokenizer.pad_token_id)
+        states = loaded.model.base_model(input_ids=made.input_ids, use_cache=False).last_hidden_state
+        learned = made.labels[:, 1:] != -100
+        logprobs = log_softmax(loaded.model, states[:, :-1][learned])
+        picked = logprobs.gather(1, made.labels[:, 1:][learned][:, None])[:, 0].double()
+        line = learned.nonzero()[:, 0]
+        sums[chosen] = torch.zeros(len(chosen), dtype=torch.float64).index_add_(0, line, picked).numpy()
+        start += size
+    return sums.reshape(len(prompts), len(classes))
+
+
+def scoring(base: Path, pool: int, few: int, repeat: int) -> dict[str, Any]:
+    """Prompts per CPU second, three ways, and how far they differ in nats.
+
+    The slow ways get ``few`` prompts drawn from the pool, since their rate does not depend on how many there are.
+    """
+    loaded = open_model(base, device="cpu")
+    questions, classes = banking()
+    rng = random.Random(1)
+    asked = [questions[i % len(questions)] for i in range(pool)]
+    found: dict[str, list[float]] = {"tree": [], "batched_without_cache": [], "single_calls": []}
+    apart = 0.0
+    for _ in range(repeat):
+        drawn = rng.sample(range(len(asked)), few)
+        subset = [asked[i] for i in drawn]
+        cpu = time.process_time()
+        tree = score_classes(loaded, asked, classes).logprobs
+        found["tree"].append(len(asked) / (time.process_time() - cpu))
+        cpu = time.process_time()
+        batched = batched_without_cache(loaded, subset, classes)
+        found["batched_without_cache"].append(len(subset) / (time.process_time() - cpu))
+        cpu = time.process_time()
+        singles = subset[: max(2, few // 8)]
+        single = np.array(
+            [
+                plain_class_logprobs(loaded, prompt_ids(user_message(p), loaded.tokenizer), classes)
+                for p in singles
+            ]
+        )
+        found["single_calls"].append(len(singles) / (time.process_time() - cpu))
+        apart = max(
+            apart,
+            float(np.abs(batched - tree[drawn]).max()),
+            float(np.abs(single - tree[drawn[: len(singles)]]).max()),
+        )
+    return {
+        "pool": pool,
+        "classes": len(classes),
+        "prompts_per_cpu_second": {name: spread(values) for name, values in found.items()},
+        "times_single_calls": ratio(found["tree"], found["single_calls"]),
+        "times_batched_without_cache": ratio(found["tree"], found["batched_without_cache"]),
+        "largest_difference_nats": apart,
+    }
+
+
+# ---------------------------------------------------------------------------------------------- common
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The median with the lowest and the highest."""
+    return {
+        "median": round(statistics.median(values), 3),
+        "low": round(min(values), 3),
+        "high": round(max(values), 3),
+    }
+
+
+def ratio(one: Sequence[float], two: Sequence[float]) -> dict[str, float]:
+    """Turn by turn."""
+    return spread([a / b for a, b in zip(one, two, strict=True)])
 
 
 def main() -> None:
-    """Run both comparisons and print one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=160)
-    parser.add_argument("--prompts", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=20)
+    """Run what was asked for and print one JSON object."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", nargs="?", choices=("all", "training", "where", "scoring"), default="all")
+    parser.add_argument("--base", type=Path, help="A base directory; by default one of 2.2 M is made.")
+    parser.add_argument("--rows", type=int, default=600)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--pool", type=int, default=1000)
+    parser.add_argument("--few", type=int, default=16)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    examples = rows(options.rows)
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as work:
-        base = Path(work) / "base"
-        make_tiny_base([row["prompt"] for row in examples], base, steps=5)
-        speeds: dict[str, list[float]] = {"ours": [], "trl_defaults": []}
-        for i in range(2):  # in turn, so that other work on the machine hits both
-            speeds["trl_defaults"].append(theirs(examples, base, Path(work) / "theirs", options.steps))
-            speeds["ours"].append(ours(examples, base, Path(work) / f"ours{i}", options.steps))
-        best = {name: max(found) for name, found in speeds.items()}
-        report = {
-            "training_tokens_per_second": best,
-            "training_speedup": best["ours"] / best["trl_defaults"],
-            "scoring_prompts_per_second": scoring(examples, base, options.prompts),
-        }
+        base = options.base or Path(work) / "base"
+        if options.base is None:
+            texts = [f"{r['prompt']} {r['completion']}" for source in (e2e, gsm8k) for r in source()[:1500]]
+            make_tiny_base([*texts, *banking()[0][:1500]], base, steps=5, rule=SHAPE)
+        report: dict[str, Any] = {"threads": options.threads, "real_data": data().is_dir()}
+        if options.what in ("all", "training"):
+            report["training"] = training(base, options.rows, options.steps, options.batch, options.repeat)
+        if options.what == "where":
+            report["where"] = where(base, options.rows, options.batch)
+        if options.what in ("all", "scoring"):
+            report["scoring"] = scoring(base, options.pool, options.few, options.repeat)
     print(json.dumps(report, indent=2))
 
 

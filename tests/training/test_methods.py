@@ -1,0 +1,223 @@
+"""Every method learns, and is what it says: rank that moves, weights of four bits, magnitudes, preferences."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from curation import records
+from curation.errors import IntegrityError, UsageError
+from tests.training.conftest import rows
+from training import fit, preferences, registry, search
+from training.examples import UnfitExample, encode_pair
+from training.model import attach, load_adapter, load_base
+from training.recipe import Recipe, check_rate, usual_rate
+from training.rows import split_rows
+from training.train import TrainResult, train
+
+QUICK = Recipe(rank=4, alpha=8, max_steps=40, max_length=64, batch=8, evaluations=1)
+METHODS = ("lora", "dora", "adalora", "qlora", "int8", "full")
+
+
+def learn(base: Path, out: Path, **changes) -> TrainResult:  # type: ignore[no-untyped-def]
+    return train(rows(40), dataclasses.replace(QUICK, **changes), base, out, eval_examples=rows(12, seed=1))
+
+
+@pytest.fixture(scope="module")
+def untrained(base) -> float:
+    from training.loss import mean_loss
+    from training.rows import encode_rows
+
+    model, tokenizer = load_base(base, device="cpu")
+    held = encode_rows(split_rows(rows(12, seed=1), None), tokenizer, 64, "lora").rows
+    return mean_loss(model, held, tokenizer.pad_token_id)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_and_its_result_can_be_opened(base, tmp_path, untrained, method):
+    # AdaLoRA cannot train the embeddings of the answers' tokens along, and is slower without them.
+    steps, better = (100, 0.15) if method == "adalora" else (40, 0.5)
+    made = learn(base, tmp_path / "a", method=method, max_steps=steps)
+    assert made.eval_loss < untrained - better
+    opened = load_adapter(made.adapter, device="cpu")
+    assert opened.name == made.digest
+    assert registry.read(made.adapter)["recipe"]["method"] == method
+
+
+# ----------------------------------------------------------------------------------------------- AdaLoRA
+
+
+def ranks(folder: Path) -> list[int]:
+    """The rank of each layer of a saved adapter: how many singular values it kept."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    return [int(value.numel()) for name, value in tensors.items() if "lora_E" in name]
+
+
+def test_adalora_moves_rank_to_where_it_is_needed(base, tmp_path):
+    found = ranks(learn(base, tmp_path / "a", method="adalora").adapter)
+    assert len(set(found)) > 1  # no longer the same everywhere
+    assert sum(found) == 4 * len(found)  # and on average what was asked for, down from six
+
+
+def test_without_the_call_after_every_update_adalora_keeps_every_rank(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "_reallocate", lambda model, step: None)
+    assert set(ranks(learn(base, tmp_path / "a", method="adalora").adapter)) == {6}
+
+
+# ------------------------------------------------------------------------------------------------ others
+
+
+def test_qlora_trains_on_four_bits_by_an_optimiser_of_eight(base):
+    from bitsandbytes.optim import PagedAdamW8bit
+
+    recipe = dataclasses.replace(QUICK, method="qlora").settled(10**5, 40)
+    model, _ = load_base(base, method="qlora", device="cpu", bits=recipe.bits)
+    kinds = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
+    assert kinds
+    assert all(m.weight.quant_state.quant_type == "nf4" and m.weight.quant_state.nested for m in kinds)
+    trained = [p for p in attach(model, recipe).parameters() if p.requires_grad]
+    assert isinstance(fit.make_optimizer(trained, recipe), PagedAdamW8bit)
+
+
+def test_dora_learns_magnitudes_and_lora_does_not(base, tmp_path):
+    kept = {
+        m: load_file(learn(base, tmp_path / m, method=m, max_steps=2).adapter / "adapter_model.safetensors")
+        for m in ("lora", "dora")
+    }
+    assert any("magnitude" in name for name in kept["dora"])
+    assert not any("magnitude" in name for name in kept["lora"])
+
+
+def test_an_adapter_is_gone_on_from_and_the_lineage_says_so(base, tmp_path):
+    first = learn(base, tmp_path / "a", max_steps=20)
+    options = {"eval_examples": rows(12, seed=1), "start": first.adapter}
+    more = train(rows(40), dataclasses.replace(QUICK, max_steps=5, lr=1e-3), base, tmp_path / "b", **options)
+    fresh = learn(base, tmp_path / "c", max_steps=5, lr=1e-3)
+    assert more.eval_loss < fresh.eval_loss
+    assert more.eval_loss <= first.eval_loss + 0.05
+    assert first.digest in (more.adapter / "lineage.json").read_text()
+    with pytest.raises(UsageError, match="continues no adapter"):
+        train(rows(8), dataclasses.replace(QUICK, method="full"), base, tmp_path / "d", start=first.adapter)
+
+
+def test_an_adapter_of_another_base_is_not_gone_on_from(base, tmp_path):
+    first = learn(base, tmp_path / "a", max_steps=2)
+    other = Path(shutil.copytree(base, tmp_path / "other"))
+    model, _ = load_base(base, method="full", device="cpu")
+    with torch.no_grad():
+        next(model.parameters()).add_(0.01)
+    model.save_pretrained(other)
+    with pytest.raises(IntegrityError, match="not the one that the adapter was trained on"):
+        train(rows(8), QUICK, other, tmp_path / "b", start=first.adapter)
+
+
+# ------------------------------------------------------------------------------------------ preferences
+
+
+def pairs(count: int, seed: int = 0) -> list[dict[str, str]]:
+    """A class is preferred to a question thrown back."""
+    return [
+        {"prompt": r["prompt"], "chosen": r["completion"], "rejected": r["prompt"][:20] + "?"}
+        for r in rows(count, seed)
+    ]
+
+
+def test_preferences_are_learned_and_hold_on_rows_that_were_not_seen(base, tmp_path):
+    recipe = dataclasses.replace(QUICK, method="dpo", max_steps=12, lr=5e-3)
+    made = train(pairs(48), recipe, base, tmp_path / "a", eval_examples=pairs(30, seed=1))
+    assert made.eval_loss < np.log(2) - 0.05
+    assert made.metrics["eval_margin"] > 0.1
+    assert made.metrics["eval_accuracy"] > 0.7
+    assert load_adapter(made.adapter, device="cpu").name == made.digest
+
+
+def test_what_we_measure_of_preferences_is_what_trl_measures(base, tmp_path, tokenizer):
+    recipe = dataclasses.replace(QUICK, method="dpo", max_steps=1, batch=8, beta=0.3).settled(10**5, 8)
+    made, _ = preferences.encode_pairs(split_rows(pairs(8), None), tokenizer, 64)
+    torch.manual_seed(0)
+    model = attach(load_base(base, device="cpu")[0], recipe)
+    for name, p in model.named_parameters():  # an adapter that has moved away from the base
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.05)
+    own = preferences.logprobs(model, made, tokenizer.pad_token_id, 3).mean(axis=0)
+    _, theirs = preferences.prefer(model, tokenizer, made, recipe, tmp_path, None)
+    assert own[0] == pytest.approx(theirs["logps_chosen"], abs=1e-2)
+    assert own[1] == pytest.approx(theirs["logps_rejected"], abs=1e-2)
+    moved = preferences.margins(model, made, tokenizer.pad_token_id, recipe.beta)
+    assert theirs["rewards_margins"] == pytest.approx(0.0, abs=1e-2)  # before the step
+    assert np.abs(moved).max() < 50  # after it, measured from the adapter as it was, not from the base
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt": "q", "completion": "a"}, "a preference has prompt, chosen and rejected"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b", "weight": 0.5}, "learned without weights"),
+        ({"prompt": "q", "chosen": "a", "rejected": "a"}, "both answers are the same"),
+        ({"prompt": "q", "chosen": "a", "rejected": " "}, "completion is empty"),
+        ({"prompt": "word " * 90, "chosen": "a", "rejected": "b"}, "would be lost"),
+    ],
+)
+def test_a_preference_that_cannot_be_learned_is_refused(base, tmp_path, row, said):
+    with pytest.raises(UsageError, match=said):
+        train([row], dataclasses.replace(QUICK, method="dpo"), base, tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_both_answers_follow_the_same_prompt_and_end(tokenizer):
+    prompt, good, bad = encode_pair(records.user_message("q"), "yes", "no no", tokenizer, 50)
+    assert good[-1] == bad[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(prompt).endswith("q\n")
+    with pytest.raises(UnfitExample):
+        encode_pair(records.user_message("q"), "yes", "no " * 60, tokenizer, 50)
+
+
+# ------------------------------------------------------------------------------------------------ rates
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "adalora", "dpo"])
+@pytest.mark.parametrize("size", [10**6, 8 * 10**9])
+def test_a_rate_far_from_the_usual_one_is_refused_before_anything_is_loaded(method, size):
+    usual = usual_rate(method, size)
+    for sane in (usual, usual * 10, usual / 10):
+        check_rate(method, sane, size)
+    for slip in (usual * 50, usual / 50):
+        with pytest.raises(UsageError, match="times the usual one|th of the usual one"):
+            check_rate(method, slip, size)
+
+
+def test_the_rate_of_lora_is_not_one_for_full_training_of_a_large_model():
+    with pytest.raises(UsageError, match="Choose one between"):
+        Recipe(method="full", lr=2e-3).settled(8 * 10**9, 100)
+    assert Recipe(method="lora", lr=2e-3).settled(8 * 10**9, 100).lr == 2e-3
+
+
+# ----------------------------------------------------------------------------------------------- search
+
+
+def test_halving_gives_the_longest_run_to_the_best_and_tells_every_trial(base, tmp_path):
+    told: list[search.Trial] = []
+
+    def score(recipe: Recipe, out: Path) -> float:
+        return abs(np.log(recipe.lr / 3e-3)) + 1 / (recipe.max_steps or 1)
+
+    recipes = search.draw(dataclasses.replace(QUICK, max_steps=None, epochs=3.0), 9, 10**5)
+    best = search.search(recipes, lambda r: 90, score, told.append)
+    assert [t.rung for t in told] == [0] * 9 + [1] * 3
+    assert {t.recipe.max_steps for t in told if t.rung == 0} == {10}
+    assert best.lr == min(recipes, key=lambda r: abs(np.log(r.lr / 3e-3))).lr
+    assert best.max_steps is None
+    assert search.draw(recipes[0], 9, 10**5) == recipes  # by the seed alone
+
+
+def test_a_search_without_held_out_rows_is_refused():
+    with pytest.raises(UsageError, match="held-out rows"):
+        search.search([QUICK, QUICK], lambda r: 9, lambda r, out: None, lambda t: None)
+    with pytest.raises(UsageError, match="no recipe"):
+        search.search([], lambda r: 9, lambda r, out: None, lambda t: None)
