@@ -469,17 +469,17 @@ def _pairs(path: Path) -> list[dict[str, Any]]:
             raise UsageError(
                 "a preference has prompt, chosen and rejected, as text", where=f"{path}: row {i}"
             )
-        rows.append({name: row.get(name) for name in ("prompt", "messages", *_EXTRA, "chosen", "rejected")})
+        rows.append({name: row.get(name) for name in _PAIR})
     return rows
 
 
-_EXTRA = ("weight", "task", "passages")
-"""What a row may bring beside prompt and answer."""
+_PAIR = ("prompt", "messages", "passages", "weight", "task", "chosen", "rejected")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a plain file with messages, completion and weight. Raises :class:`UsageError` with the first bad line."""
     from curation import formats
+    from training.examples import with_passages
 
     rows = []
     for batch in formats.read(path, mapping=formats.Mapping()):
@@ -490,11 +490,12 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             )
         rows += [
             {
-                "messages": row.messages,
+                "messages": with_passages(row.messages, row.tags.get("passages")),
                 "prompt": records.prompt_text(row.messages),
                 "completion": row.completion,
                 "text": records.prompt_text(row.messages) if row.completion is None else None,
-                **{name: row.tags.get(name) for name in _EXTRA},
+                "weight": row.tags.get("weight"),
+                "task": row.tags.get("task"),
             }
             for row in batch.rows
         ]
@@ -537,6 +538,18 @@ def generate(folder: Path, prompt: str, data: Path | None, out: Path | None, lim
     return {"rows": len(lines), "tokens": sum(a.tokens for a in answers), "out": str(out or "-")}
 
 
+def merge(folder: Path, out: Path, data: Path | None) -> dict[str, Any]:
+    """An adapter and its base as one model, compared on the prompts of a file, or on three of its own."""
+    from training import merge as merging
+
+    prompts = [row["messages"] for row in _rows(data)[:MOST_PROBES]] if data else merging.PROBES
+    manifest = merging.merge(folder, out, prompts=prompts)
+    return {"model": str(out), "digest": manifest["digest"], **manifest["merged"]}
+
+
+MOST_PROBES = 64
+
+
 def _write(out: Path | None, lines: Sequence[bytes]) -> None:
     from curation.artifacts import write_atomic
 
@@ -561,6 +574,7 @@ def evaluate_file(
     """Measure an adapter or a field of predictions on a file of prompts with references."""
     from curation import formats
     from training import evaluate
+    from training.examples import with_passages
     from training.score import predict
 
     if bool(adapter) == bool(predictions):
@@ -571,7 +585,9 @@ def evaluate_file(
         answers = [_field(row, predictions, i) for i, row in enumerate(objects)]
     else:
         prompts = [
-            row.get("messages") or records.user_message(_field(row, "prompt", i))
+            with_passages(
+                row.get("messages") or records.user_message(_field(row, "prompt", i)), row.get("passages")
+            )
             for i, row in enumerate(objects)
         ]
         classes = sorted({text for row in references for text in row}) if closed else None

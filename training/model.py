@@ -13,7 +13,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,13 +175,14 @@ def load_base(
     method: str = "lora",
     device: torch.device | str | None = None,
     bits: int | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Any, Any]:
     """The base model and its tokenizer, ready to be trained by ``method`` or to answer.
 
-    On a GPU the weights are bfloat16, except where ``method`` trains them all (``full``, ``adapt``: small updates would
-    be lost in rounding); on a CPU they are float32. ``bits`` 4 or 8 quantises them with bitsandbytes. The tokenizer
-    pads with a token that is not its end of sequence. Raises ``UsageError`` where the base is not on this machine,
-    ``IntegrityError`` where its files are damaged.
+    ``dtype`` is what weights are held in. Without it they are float32 on a CPU and bfloat16 on a GPU, except where
+    ``method`` trains them all (``full``, ``adapt``: small updates would be lost in rounding). ``bits`` 4 or 8 quantises
+    them with bitsandbytes. The tokenizer pads with a token that is not its end of sequence. Raises ``UsageError`` where
+    the base is not on this machine, ``IntegrityError`` where its files are damaged.
     """
     from transformers import AutoModelForCausalLM
 
@@ -189,7 +190,7 @@ def load_base(
     base = ref if isinstance(ref, Base) else resolve_base(ref, revision)
     where = torch.device(device) if device is not None else best_device()
     small = where.type == "cuda" and method not in ("full", "adapt")
-    options: dict[str, Any] = {"dtype": torch.bfloat16 if small else torch.float32}
+    options: dict[str, Any] = {"dtype": dtype or (torch.bfloat16 if small else torch.float32)}
     if bits is not None:
         options["quantization_config"] = _quantization(bits, options["dtype"])
         options["device_map"] = {"": where}
@@ -367,15 +368,32 @@ def load_adapter(
     digest that the manifest names; ``base`` says where it is now, if it was moved. Raises ``IntegrityError`` where any
     of that fails, ``UsageError`` where the folder or the base is missing.
     """
-    folder = Path(folder)
     manifest = registry.verify(folder)
     if manifest["kind"] != "adapter":
-        return _load_whole(folder, manifest["digest"], device, bits)
+        return _load_whole(Path(folder), manifest["digest"], device, bits)
+    loaded = load_unmerged(folder, base=base, device=device, bits=bits)
+    # Merging saves two small products per layer, but rounds; only float32 has the digits to spare.
+    if bits is None and next(loaded.model.parameters()).dtype == torch.float32:
+        loaded = replace(loaded, model=loaded.model.merge_and_unload().eval())
+    return loaded
+
+
+def load_unmerged(
+    folder: str | Path,
+    *,
+    base: str | Path | None = None,
+    device: torch.device | str | None = None,
+    bits: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> Loaded:
+    """:func:`load_adapter` of an adapter, with the adapter beside the base's weights rather than in them."""
+    folder = Path(folder)
+    manifest = registry.verify(folder)
     _check_adapter_config(folder, manifest)
     found = resolve_base(base or manifest["base"]["ref"], _pinned(manifest, base))
     _check_base(found, manifest)
-    model, tokenizer = load_base(found, device=device, bits=bits)
-    return Loaded(_join(model, folder, bits), tokenizer, manifest["digest"], context_length(model))
+    model, tokenizer = load_base(found, device=device, bits=bits, dtype=dtype)
+    return Loaded(_join(model, folder), tokenizer, manifest["digest"], context_length(model))
 
 
 def _check_base(found: Base, manifest: dict[str, Any]) -> None:
@@ -393,7 +411,7 @@ def _pinned(manifest: dict[str, Any], moved: str | Path | None) -> str | None:
     return None if moved or Path(ref).is_dir() else manifest["base"]["revision"]
 
 
-def _join(model: Any, folder: Path, bits: int | None) -> Any:
+def _join(model: Any, folder: Path) -> Any:
     from peft import PeftModel
     from safetensors import SafetensorError
 
@@ -403,9 +421,6 @@ def _join(model: Any, folder: Path, bits: int | None) -> Any:
         )
     except SafetensorError as error:
         raise IntegrityError(f"the weights are damaged: {error}", where=str(folder)) from error
-    # Merging saves two small products per layer, but rounds; only float32 has the digits to spare.
-    if bits is None and next(model.parameters()).dtype == torch.float32:
-        joined = joined.merge_and_unload()
     return joined.eval()
 
 

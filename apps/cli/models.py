@@ -133,6 +133,27 @@ def generate(
     )
 
 
+@app.command(epilog="Example: tilth merge --adapter my-adapter --out my-model --data dev.jsonl")
+def merge(
+    adapter: Adapter = "",
+    out: Annotated[Path | None, typer.Option(help="The new model's folder.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Rows whose prompts the two are compared on.")] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Write an adapter and its base as one model, for tools that know no adapters. Refused (exit code 6) where the
+    merged model would answer otherwise than the adapter does."""
+    from apps import learner
+    from curation.errors import UsageError
+
+    if not adapter or out is None:
+        raise UsageError("name --adapter DIR and --out DIR", where="tilth merge")
+    folder = learner.find_adapter(session, adapter)
+    if dry_run:
+        session.report({"adapter": str(folder), "out": str(out), "dry_run": True})
+        return
+    session.report(learner.merge(folder, out, data))
+
+
 @app.command(
     epilog="Example: tilth evaluate --data test.jsonl --predictions answer --metrics exact_match,token_f1"
 )

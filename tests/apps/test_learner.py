@@ -21,6 +21,10 @@ from curation.records import EXAMPLES, table, user_message
 from curation.workspace import Workspace, init, open_workspace
 from tests.curation.toys import inquiries, write_rows
 
+torch.set_num_threads(
+    1
+)  # matrices this small lose by sharing the work; and a forked process has no second thread
+
 
 def desk(folder: Path, **settings: str) -> Path:
     """A workspace with labelled, curated rows and a base that takes seconds to make."""
@@ -143,7 +147,6 @@ def test_test_rows_of_one_record_are_one_prompt_with_several_references() -> Non
 
 
 def _triggered(folder: Path, name: str, made: str, queue: Any) -> None:
-    torch.set_num_threads(1)  # a forked process would wait for threads that were not forked
     with open_workspace(folder, actor="ana") as opened:
         learner = LocalLearner(opened)
         try:
@@ -174,9 +177,9 @@ def _slowly(folder: Path, out: Path, queue: Any) -> None:
     """Hold the lease, then publish: what a training does, with a pause to be stopped in."""
     with open_workspace(folder, actor="ana") as opened:
         try:
-            with held(opened.ledger, "train:x", seconds=1.0) as sink:
+            with held(opened.ledger, "train:x", seconds=4.0) as sink:
                 queue.put("holds")
-                time.sleep(1.5)
+                time.sleep(0.5)
                 sink.holds()
                 out.write_text(str(os.getpid()))
             queue.put("published")
@@ -190,13 +193,13 @@ def test_a_holder_that_sleeps_through_its_lease_publishes_nothing(tmp_path: Path
     queue = context.Queue()
     zombie = context.Process(target=_slowly, args=(folder, out, queue))
     zombie.start()
-    assert queue.get(timeout=60) == "holds"
+    assert queue.get(timeout=120) == "holds"
     os.kill(zombie.pid or 0, signal.SIGSTOP)
     heir = context.Process(target=_slowly, args=(folder, out, queue))
     heir.start()
-    assert [queue.get(timeout=60), queue.get(timeout=60)] == ["holds", "published"]
+    assert [queue.get(timeout=120), queue.get(timeout=120)] == ["holds", "published"]
     os.kill(zombie.pid or 0, signal.SIGCONT)
-    assert queue.get(timeout=60) == "refused"
+    assert queue.get(timeout=120) == "refused"
     assert out.read_text() == str(heir.pid)
     zombie.join()
     heir.join()
@@ -215,8 +218,8 @@ def test_without_asking_whether_it_still_holds_the_sleeper_would_publish(tmp_pat
 def test_a_holder_at_work_is_waited_for_no_longer_than_a_silent_one(tmp_path: Path) -> None:
     with (
         open_workspace(desk(tmp_path / "w"), actor="ana") as opened,
-        held(opened.ledger, "train:x", seconds=0.6),
+        held(opened.ledger, "train:x", seconds=1.0),
         pytest.raises(ConflictError, match="holds 'train:x'"),
-        held(opened.ledger, "train:x", seconds=0.6),
+        held(opened.ledger, "train:x", seconds=1.0),
     ):
         pytest.fail("two hold the same right")

@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from curation import records
-from curation.errors import IntegrityError, UsageError
+from curation.errors import GateRefused, IntegrityError, UsageError
 from tests.training.conftest import rows
 from training import fit, preferences, registry, search
 from training.examples import UnfitExample, encode_pair
+from training.loss import mean_loss
 from training.model import attach, load_adapter, load_base
 from training.recipe import Recipe, check_rate, usual_rate
-from training.rows import split_rows
+from training.rows import encode_rows, split_rows
 from training.train import TrainResult, train
 
 QUICK = Recipe(rank=4, alpha=8, max_steps=40, max_length=64, batch=8, evaluations=1)
@@ -29,25 +30,26 @@ def learn(base: Path, out: Path, **changes) -> TrainResult:  # type: ignore[no-u
     return train(rows(40), dataclasses.replace(QUICK, **changes), base, out, eval_examples=rows(12, seed=1))
 
 
-@pytest.fixture(scope="module")
-def untrained(base) -> float:
-    from training.loss import mean_loss
-    from training.rows import encode_rows
-
-    model, tokenizer = load_base(base, device="cpu")
+def loss_of(model, tokenizer) -> float:  # type: ignore[no-untyped-def]
     held = encode_rows(split_rows(rows(12, seed=1), None), tokenizer, 64, "lora").rows
     return mean_loss(model, held, tokenizer.pad_token_id)
+
+
+@pytest.fixture(scope="module")
+def untrained(base) -> float:
+    return loss_of(*load_base(base, device="cpu"))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_and_its_result_can_be_opened(base, tmp_path, untrained, method):
     # AdaLoRA cannot train the embeddings of the answers' tokens along, and is slower without them.
-    steps, better = (100, 0.15) if method == "adalora" else (40, 0.5)
+    steps, better = (60, 0.05) if method == "adalora" else (40, 0.5)
     made = learn(base, tmp_path / "a", method=method, max_steps=steps)
     assert made.eval_loss < untrained - better
-    opened = load_adapter(made.adapter, device="cpu")
+    opened = load_adapter(made.adapter, device="cpu", bits=made.recipe.bits)
     assert opened.name == made.digest
     assert registry.read(made.adapter)["recipe"]["method"] == method
+    assert loss_of(opened.model, opened.tokenizer) == pytest.approx(made.eval_loss, abs=2e-3)
 
 
 # ----------------------------------------------------------------------------------------------- AdaLoRA
@@ -221,3 +223,43 @@ def test_a_search_without_held_out_rows_is_refused():
         search.search([QUICK, QUICK], lambda r: 9, lambda r, out: None, lambda t: None)
     with pytest.raises(UsageError, match="no recipe"):
         search.search([], lambda r: 9, lambda r, out: None, lambda t: None)
+
+
+# ----------------------------------------------------------------------------------------------- merging
+
+
+def test_a_merged_model_answers_as_the_adapter_does_and_says_where_it_comes_from(base, tmp_path):
+    from training.merge import merge
+    from training.score import score_classes
+
+    made = learn(base, tmp_path / "a", max_steps=20)
+    manifest = merge(made.adapter, tmp_path / "whole", device="cpu")
+    assert manifest["merged"]["adapter"] == made.digest
+    assert manifest["merged"]["apart_nats"] < 1e-3
+    asked = [[r["prompt"] for r in rows(4)], ["card_help", "refund_help"]]
+    one, two = score_classes(tmp_path / "whole", *asked), score_classes(made.adapter, *asked)
+    assert np.abs(one.logprobs - two.logprobs).max() < 1e-3
+    with pytest.raises(UsageError, match="whole model already"):
+        merge(tmp_path / "whole", tmp_path / "again")
+
+
+def test_a_merge_that_rounds_the_adapter_away_is_refused(base, tmp_path, monkeypatch):
+    from training import merge as merging
+
+    made = learn(base, tmp_path / "a", max_steps=20)
+    real = merging._reloaded
+    monkeypatch.setattr(
+        merging, "_reloaded", lambda folder, *rest: real(base, *rest)
+    )  # as if nothing were merged
+    with pytest.raises(GateRefused, match="nats from the adapter"):
+        merging.merge(made.adapter, tmp_path / "whole", device="cpu")
+    assert not (tmp_path / "whole").exists()
+
+
+def test_a_merge_in_half_precision_is_measured_too(base, tmp_path):
+    from training.merge import merge
+
+    made = learn(base, tmp_path / "a", max_steps=20)
+    manifest = merge(made.adapter, tmp_path / "whole", device="cpu", dtype=torch.bfloat16)
+    assert 1e-4 < manifest["merged"]["apart_nats"] < 0.1
+    assert "bfloat16" in manifest["merged"]["dtype"]

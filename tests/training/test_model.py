@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 import shutil
 import socket
 import struct
@@ -13,7 +15,7 @@ import torch
 
 from curation.errors import IntegrityError, UsageError
 from tests.training.conftest import SMALL, rows
-from training import registry
+from training import memory, registry
 from training.model import (
     attach,
     load_adapter,
@@ -160,6 +162,25 @@ def test_a_crafted_weight_file_is_refused(moved_base, kind):
     path.write_bytes(crafted(kind, path.read_bytes()))
     with pytest.raises(IntegrityError, match="damaged"):
         load_base(moved_base)
+
+
+def test_fifty_mangled_headers_are_refused_or_harmless(moved_base):
+    """A flipped bit in header or length: refused, or, where it only names a field that nobody reads, the same weights."""
+    path = moved_base / "model.safetensors"
+    whole = path.read_bytes()
+    size = 8 + struct.unpack("<Q", whole[:8])[0]
+    rng, refused = random.Random(0), 0
+    for _ in range(50):
+        body = bytearray(whole)
+        body[rng.randrange(size)] ^= 1 << rng.randrange(8)
+        path.write_bytes(body)
+        try:
+            found = memory.weight_shapes(moved_base)
+        except IntegrityError:
+            refused += 1
+        else:
+            assert sum(map(math.prod, found.values())) * 2 <= len(whole)
+    assert refused >= 30
 
 
 def test_a_tokenizer_without_padding_of_its_own_gets_another_token_than_the_end(moved_base):
