@@ -190,16 +190,16 @@ def _slowly(folder: Path, out: Path, queue: Any) -> None:
 def test_a_holder_that_sleeps_through_its_lease_publishes_nothing(tmp_path: Path) -> None:
     folder, out = desk(tmp_path / "w"), tmp_path / "published"
     context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    zombie = context.Process(target=_slowly, args=(folder, out, queue))
+    dreams, deeds = context.Queue(), context.Queue()  # one each: the sleeper might hold a shared one's lock
+    zombie = context.Process(target=_slowly, args=(folder, out, dreams))
     zombie.start()
-    assert queue.get(timeout=120) == "holds"
+    assert dreams.get(timeout=60) == "holds"
     os.kill(zombie.pid or 0, signal.SIGSTOP)
-    heir = context.Process(target=_slowly, args=(folder, out, queue))
+    heir = context.Process(target=_slowly, args=(folder, out, deeds))
     heir.start()
-    assert [queue.get(timeout=120), queue.get(timeout=120)] == ["holds", "published"]
+    assert [deeds.get(timeout=60), deeds.get(timeout=60)] == ["holds", "published"]
     os.kill(zombie.pid or 0, signal.SIGCONT)
-    assert queue.get(timeout=120) == "refused"
+    assert dreams.get(timeout=60) == "refused"
     assert out.read_text() == str(heir.pid)
     zombie.join()
     heir.join()
