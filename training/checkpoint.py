@@ -118,8 +118,8 @@ def place_of(out: Path) -> Path:
 def workplace(out: Path) -> Iterator[Path]:
     """:func:`place_of` ``out``, for one process at a time.
 
-    Removed at the end where nothing in it is worth keeping. Raises ``ConflictError`` while another process trains into
-    the same ``out``; the lock is the operating system's, so a killed process holds nothing.
+    Removed when the block ends well, or where it holds no checkpoint to go on from. Raises ``ConflictError`` while
+    another process trains into the same ``out``; the lock is the operating system's, so a killed process holds nothing.
     """
     folder = place_of(out)
     with storage_errors(folder):
@@ -136,9 +136,11 @@ def workplace(out: Path) -> Iterator[Path]:
             ) from None
         try:
             yield folder
-        finally:
+        except BaseException:
             if not any(folder.glob("step-*")):
                 shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------ optimisers

@@ -12,10 +12,9 @@ from __future__ import annotations
 import dataclasses
 import platform
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -148,20 +147,15 @@ def train(
     found = resolve_base(base, revision)
     run = _Run(rows, held, recipe, found, Path(start) if start else None, say or _silent, progress, sink, save_every,
                peers, where)  # fmt: skip
-    with _reported(run, out), ExitStack() as stack:
-        stack.enter_context(_faults(recipe))
+    with _reported(run, out), _faults(recipe), seeded(recipe.seed):
         if not peers.leads:
-            stack.enter_context(seeded(recipe.seed))
             return _follow(run, out)
-        folder = stack.enter_context(registry.partial(out))
-        place = stack.enter_context(workplace(out))
-        stack.enter_context(seeded(recipe.seed))
-        state, model, tokenizer = _learn(run, folder, place)
-        manifest = _publish(run, state, model, tokenizer, dict(provenance or {}), folder, begun)
-        tracking.keep(place / registry.LOG, folder / registry.LOG)
-        if sink:
-            sink.holds()  # whoever slept through the end of its hold must not publish
-        shutil.rmtree(place)
+        with workplace(out) as place, registry.partial(out) as folder:
+            state, model, tokenizer = _learn(run, folder, place)
+            manifest = _publish(run, state, model, tokenizer, dict(provenance or {}), folder, begun)
+            tracking.keep(place / registry.LOG, folder / registry.LOG)
+            if sink:
+                sink.holds()  # whoever slept through the end of its hold must not publish
         peers.wait()
     return _result(run, out, manifest)
 
