@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from curation.ledger.registry import Lease
     from training.train import Recipe, Sink, TrainResult
 
-BUNDLED = "bundled"
-MOST_TEXTS = 200_000  # a tiny base learns no more from more text in the time it is given
+MOST_TEXTS = 200_000  # a small base learns no more from more text in the time it is given
 
 
 class LocalLearner:
@@ -45,11 +44,14 @@ class LocalLearner:
         return self.workspace.store.root
 
     def base(self, texts: Iterator[str], progress: Progress) -> str:
-        """The configured base; for ``bundled`` a small one that is made of the workspace's own unlabelled text."""
+        """The configured base; the bundled one practises on the unlabelled texts first, for ``adapt_steps``."""
+        from training.model import BUNDLED
+
         section = self.workspace.config.train
-        if section.base != BUNDLED:
+        if section.base != BUNDLED or not section.adapt_steps:
             return section.base
-        return bundled_base(list(_some(texts)), self._root / "bases", section.adapt_steps, progress).name
+        few = list(islice(texts, MOST_TEXTS))
+        return practised_base(few, self._root / "bases", section.adapt_steps, progress).name
 
     def _reference(self, base: str) -> str:
         made = self._root / "bases" / base
@@ -180,21 +182,15 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _some(texts: Iterator[str]) -> Iterator[str]:
-    for i, text in enumerate(texts):
-        if i >= MOST_TEXTS:
-            return
-        yield text
+def practised_base(texts: Sequence[str], folder: Path, steps: int, progress: Progress) -> Path:
+    """What the bundled base becomes by practising on these texts, or what the same texts made of it before."""
+    from training.model import BUNDLED, resolve_base
+    from training.pretrain import practise_base
 
-
-def bundled_base(texts: Sequence[str], folder: Path, steps: int, progress: Progress) -> Path:
-    """A tiny base of these texts, made in about a minute, or the one that the same texts gave before."""
-    from training.model import make_tiny_base
-
-    name = records.digest(records.canonical_json([sorted(records.digest(text) for text in texts), steps]))
-    out = folder / name
+    made_of = [resolve_base(BUNDLED).digest, sorted(records.digest(text) for text in texts), steps]
+    out = folder / records.digest(records.canonical_json(made_of))
     if not out.is_dir():
-        make_tiny_base(texts, out, steps=steps, progress=_steps(progress, "pre-training a small base"))
+        practise_base(texts, out, steps=steps, progress=_steps(progress, "practising on the texts"))
     return out
 
 
@@ -279,12 +275,6 @@ def _keep(lease: Lease, done: threading.Event, every: float) -> None:
 # --------------------------------------------------------------------------------- what the command line asks
 
 
-def cache() -> Path:
-    """Where bases are kept that belong to no workspace."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "tilth" / "bases"
-
-
 @dataclass
 class Plan:
     """A training that is about to happen: on which rows, from which base, to where."""
@@ -321,23 +311,20 @@ class Plan:
             max_length=options["max_length"],
             seed=options["seed"],
         )
-        base = self._base(progress)
         trials: list[dict[str, Any]] = []
         with self._right(made) as sink:
             if options.get("search"):
-                made = self._search(made, base, options["search"], progress, trials, sink)
-            result = self._run(made, base, self.out, progress, sink)
+                made = self._search(made, options["search"], progress, trials, sink)
+            result = self._run(made, self.out, progress, sink)
         return _told(result) | ({"trials": trials} if trials else {})
 
-    def _run(
-        self, recipe: Recipe, base: str, out: Path, progress: Progress, sink: Sink | None
-    ) -> TrainResult:
+    def _run(self, recipe: Recipe, out: Path, progress: Progress, sink: Sink | None) -> TrainResult:
         from training.train import train
 
         return train(
             self.rows,
             recipe,
-            base,
+            self.base,
             out,
             revision=self.revision or None,
             eval_examples=self.held,
@@ -359,7 +346,6 @@ class Plan:
     def _search(
         self,
         recipe: Recipe,
-        base: str,
         count: int,
         progress: Progress,
         trials: list[dict[str, Any]],
@@ -369,7 +355,7 @@ class Plan:
         from training import memory, search
         from training.model import resolve_base
 
-        size = memory.parameters(memory.weight_shapes(resolve_base(base, self.revision or None).path))
+        size = memory.parameters(memory.weight_shapes(resolve_base(self.base, self.revision or None).path))
 
         def note(trial: search.Trial) -> None:
             trials.append(trial.told())
@@ -380,21 +366,9 @@ class Plan:
             return max(1, round((one.epochs or 1.0) * len(self.rows) / one.batch))
 
         def run(one: Recipe, out: Path) -> float | None:
-            return self._run(one, base, out, progress, None).eval_loss
+            return self._run(one, out, progress, None).eval_loss
 
         return search.search(search.draw(recipe, count, size), steps, run, note)
-
-    def _base(self, progress: Progress) -> str:
-        if self.base != BUNDLED:
-            return self.base
-        rows = self.rows.to_pylist() if isinstance(self.rows, pa.Table) else self.rows
-        texts = [
-            text
-            for row in rows
-            for text in (row.get("prompt"), row.get("completion"), row.get("text"))
-            if text
-        ]
-        return str(bundled_base(texts[:MOST_TEXTS], cache(), 350, progress))
 
 
 @contextmanager

@@ -89,7 +89,10 @@ class EvaluationSection:
 
 @dataclass(frozen=True)
 class TrainSection:
-    """The base model and the recipe. 0 and an empty string mean: chosen for the method and the size."""
+    """The base model and the recipe. 0 and an empty string mean: chosen for the method and the size.
+
+    ``adapt_steps``: how long the bundled base practises on the workspace's own unlabelled text before the first round.
+    """
 
     base: str = "bundled"
     revision: str = ""
@@ -335,7 +338,7 @@ max_rows = 400                      # at most this many test rows
 metrics = ["auto"]                  # auto | exact_match | accuracy | token_f1 | rouge_l | bleu
 
 [train]
-base = "bundled"                    # a small base made from your own unlabelled text, a directory, or a hub name
+base = "bundled"                    # the small base in the package, a directory, or a hub name
 method = "lora"                     # lora | dora | adalora | qlora | int8 | full
 rank = 16
 

@@ -235,7 +235,7 @@ _KNOWN = {"gold", "reference"}
 
 
 def _base(loop: Run) -> dict[str, Any]:
-    """The base model, made of unlabelled prompts where the configuration says ``bundled``; never of reserved rows."""
+    """The base model, which may practise on unlabelled prompts first; never on reserved rows."""
     reserved = reserved_records(loop.workspace)
 
     def texts() -> Iterator[str]:

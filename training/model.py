@@ -49,6 +49,11 @@ BASE_FILES = (
 )
 """What of a base is read, and what its digest covers."""
 
+BUNDLED = "bundled"
+"""The name of the base that comes with the package. A folder of that name is given as ``./bundled``."""
+
+_BUNDLED_FOLDER = Path(__file__).with_name("base")
+
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -76,11 +81,14 @@ class Loaded:
 
 
 def resolve_base(ref: str | Path, revision: str | None = None) -> Base:
-    """Find a base: a directory, or the name of a model on the Hugging Face hub that was downloaded before.
+    """Find a base: :data:`BUNDLED`, a directory, or the name of a hub model that was downloaded before.
 
     Nothing is downloaded. The revision of a hub model is its commit; that of a directory is the digest of its files.
-    Raises ``UsageError`` naming what is missing and how to get it.
+    Raises ``UsageError`` naming what is missing and how to get it, ``IntegrityError`` where the bundled base is not the
+    one that was shipped, or not the one that ``revision`` names.
     """
+    if str(ref) == BUNDLED:
+        return _bundled(revision)
     path = Path(ref)
     if path.is_dir():
         _check_base_files(path)
@@ -93,6 +101,19 @@ def resolve_base(ref: str | Path, revision: str | None = None) -> Base:
     path = _cached(str(ref), revision)
     _check_base_files(path)
     return Base(str(ref), path, path.name, base_digest(path))
+
+
+def _bundled(revision: str | None, folder: Path = _BUNDLED_FOLDER) -> Base:
+    """The base in the package, every file compared with its manifest: small enough to be hashed each time."""
+    registry.verify(folder)
+    name = base_digest(folder)
+    if revision not in (None, name):
+        raise IntegrityError(
+            f"this release ships another base ({name[:12]} instead of {str(revision)[:12]})",
+            where=BUNDLED,
+            next="Install the release that it was trained with, or train again",
+        )
+    return Base(BUNDLED, folder, name, name)
 
 
 def _get(ref: str | Path, revision: str | None = None) -> str:
