@@ -102,7 +102,7 @@ class TrainSection:
     learning_rate: float = _between(0, 1, 0)
     batch: int = _between(0, 4096, 0)
     max_length: int = _between(16, 1_000_000, 512)
-    adapt_steps: int = _between(0, 10_000_000, 350)
+    adapt_steps: int = _between(0, 10_000_000, 100)
     seed: int = 0
 
 

@@ -54,7 +54,7 @@ def play(
     *,
     rounds: int = 2,
     inquiries: int = 3000,
-    steps: int = 250,
+    steps: int = 60,
     batch: int = 80,
     epochs: float = 10,
     progress: Progress = workspaces.silent,
