@@ -115,11 +115,21 @@ def opinions(
     kinds: set[str],
     records: Sequence[str] | None = None,
 ) -> list[Opinion]:
-    """The latest Label of each author on each record, as seen after scrubbing, of the given kinds."""
+    """The latest Label of each author on each record, as seen after scrubbing, of the given kinds.
+
+    What people said under another question is no answer to this one. Whoever accepts an answer stands behind its text;
+    an answer that at least as many reject as accept is nobody's.
+    """
     rows = scrubbed_labels(workspace, Rules(workspace), kinds, records)
     latest: dict[tuple[str, str, str], Opinion] = {}
-    columns = (rows[name].to_pylist() for name in ("record", "label", "author", "kind", "body"))
-    for record, label, author, kind, body in zip(*columns, strict=True):
+    shown = _accepted(workspace, rows) if question.kind == "accept" else {}
+    names = ("record", "label", "author", "kind", "body", "question")
+    columns = (rows[name].to_pylist() for name in names)
+    for record, label, author, kind, body, asked in zip(*columns, strict=True):
+        if kind == "person" and question.name and asked not in (None, question.name):
+            continue
+        if kind == "person" and question.kind == "accept":
+            body = shown.get(label)
         value = None if body is None else question_value(question, body)
         if value is None or not voices.hears(author):
             continue
@@ -131,10 +141,31 @@ def opinions(
     return list(latest.values())
 
 
+def _accepted(workspace: Workspace, rows: pa.Table) -> dict[str, str]:
+    """The text that each accepting Label stands behind, for records that more people accept than reject."""
+    people = [row for row in rows.to_pylist() if row["kind"] == "person" and row["showing"]]
+    shown = {s.id: s.suggestion for s in workspace.ledger.showings([row["showing"] for row in people])}
+    votes: dict[tuple[str, str], int] = {}
+    for row in people:
+        key = (row["record"], shown.get(row["showing"]) or "")
+        votes[key] = votes.get(key, 0) + (1 if row["body"] == "accept" else -1)
+    return {
+        row["label"]: text
+        for row in people
+        if (text := shown.get(row["showing"])) and row["body"] == "accept" and votes[row["record"], text] > 0
+    }
+
+
 def question_value(question: Question, value: str) -> str | None:
-    """The answer as the question knows it; ``None`` where a class is not (or no longer) one of its classes."""
+    """The answer as the question knows it; ``None`` where a class is not (or no longer) one of its classes.
+
+    A class that a revision renamed or merged counts as the new one.
+    """
+    if question.kind in ("compare", "rubric", "spans"):
+        return None  # an opinion about an answer is no answer
     if question.kind != "class":
         return value
+    value = question.mapping.get(value) or value
     return value if value in question.classes else None
 
 

@@ -41,10 +41,14 @@ class WorkspaceSection:
 
 @dataclass(frozen=True)
 class QuestionSection:
-    """What people are asked. ``auto`` looks at the completions: few that repeat are classes, others are edited."""
+    """What people are asked. ``auto`` looks at the completions: few that repeat are classes, others are edited.
 
-    kind: str = _one_of("auto", "edit", "class", default="auto")
+    ``criteria`` are what a rubric grades, each from 1 to 5.
+    """
+
+    kind: str = _one_of("auto", "edit", "accept", "class", "compare", "rubric", "spans", default="auto")
     classes: tuple[str, ...] = ()
+    criteria: tuple[str, ...] = ()
     guideline: str = ""
     annotators_per_record: int = _between(1, 25, 1)
 
@@ -286,6 +290,8 @@ def _across(config: Config) -> list[str]:
     for name, question in config.question.items():
         if question.kind != "class" and question.classes:
             problems.append(f"[question.{name}] has classes, so its kind must be 'class'")
+        if (question.kind == "rubric") != bool(question.criteria):
+            problems.append(f"[question.{name}] a rubric has criteria, and nothing else has any")
     return problems
 
 
@@ -315,7 +321,7 @@ artifacts = "artifacts"             # a folder; snapshots and adapters live here
 languages = ["en"]                  # text in others is held as unscanned
 
 [question.reply]                    # what people are asked
-kind = "auto"                       # auto | edit | class; auto looks at the completions you bring
+kind = "auto"                       # auto | edit | accept | class | compare | rubric | spans; auto looks at your completions
 guideline = ""                      # a Markdown file that annotators see beside each task
 annotators_per_record = 1
 

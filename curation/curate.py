@@ -25,12 +25,13 @@ from curation.ledger import Alias
 from curation.question import is_closed
 from curation.workspace import Progress, Workspace, silent, view
 
-STAGES = ("exact", "scrub", "quality", "near", "conflict", "leak", "consensus")
+STAGES = ("exact", "scrub", "quality", "near", "conflict", "leak", "asked", "consensus")
 BLOCKING = ("drop", "hold", "quarantine")
 ALL_KINDS = frozenset(records.AUTHOR_KINDS)
 SCAN_PAGE = 5_000
 # What a curator's acceptance may override. A leak, an exact copy and unscanned text stay out whoever asks.
-OVERRIDABLE = frozenset({"near", "conflict", "quality", "consensus"})
+OVERRIDABLE = frozenset({"near", "conflict", "quality", "asked", "consensus"})
+JUDGED = ("asked", "consensus")  # stages that follow what people say, and have no coverage of their own
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,11 @@ class Rules:
         return self._digest(
             "leak", version=2, rule=self.overlaps.digest(), scrub=self.scrub, reserved=reserved
         )
+
+    @cached_property
+    def asked(self) -> str:
+        """People's word on the question itself: a record that they call a bad question stays out."""
+        return self._digest("asked", version=1)
 
     @cached_property
     def consensus(self) -> str:
@@ -390,7 +396,7 @@ def load_artifact(workspace: Workspace, kind: str, artifact: str) -> pa.Table:
 def require_covered(workspace: Workspace, rules: Rules) -> None:
     """Raise :class:`GateRefused` where a stage has not seen every row under its current rule."""
     missing = [
-        stage for stage in STAGES if stage != "consensus" and workspace.ledger.gaps(stage, rules.of(stage))
+        stage for stage in STAGES if stage not in JUDGED and workspace.ledger.gaps(stage, rules.of(stage))
     ]
     if missing:
         raise GateRefused(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from curation.assemble import Voices, arms, compose, freeze, one_per_record, res
 from curation.curate import Rules, blocked, curate, load_artifact, load_table, save_table, without
 from curation.errors import UsageError
 from curation.ledger import Adapter, Question, SelectionItem, Showing
+from curation.passages import passages_of
 from curation.question import current
 from curation.workspace import Progress, Workspace, silent, view
 
@@ -78,6 +79,14 @@ class Annotator(Protocol):
     def where(self, workspace: Workspace) -> str:
         """Where the people find their tasks."""
 
+    def batch(self, workspace: Workspace, question: Question, per_record: int) -> int | None:
+        """How many records fit into people's time; ``None`` where nothing limits a batch."""
+
+    def seats(
+        self, workspace: Workspace, question: Question, rows: Sequence[tuple[str, str]], per_record: int
+    ) -> dict[str, tuple[str, ...]]:
+        """Who should see each record: ids of people, or numbers for whoever comes. ``rows`` are (record, words)."""
+
 
 @dataclass
 class Run:
@@ -109,11 +118,15 @@ class Run:
         section = self.workspace.config.acquisition
         return acquisition.AcquisitionRule(
             strategy=self.strategy or section.strategy,
-            batch=self.batch or section.batch,
+            batch=self.batch or self._fitting() or section.batch,
             control_share=section.control_share,
             blind_share=section.blind_share,
             seed=section.seed,
         )
+
+    def _fitting(self) -> int | None:
+        asked = self.workspace.config.the_question[1].annotators_per_record
+        return self.annotator.batch(self.workspace, current(self.workspace), asked)
 
 
 def round_seconds(seconds: float) -> float:
@@ -288,11 +301,11 @@ def _score(loop: Run, number: int, adapter: str | None, base: str) -> dict[str, 
 def _select(loop: Run, number: int, scores: str | None, adapter: str | None) -> dict[str, Any]:
     """The round's batch; in a simulation also the twin's, drawn at random from all that the twin has not seen."""
     rows = pool(loop)
-    chosen = {MAIN: _choose(loop, number, rows, scores, loop.rule, adapter)}
+    # People's time changes while they work: the size of a round is settled once.
+    size = loop.once(number, "size", lambda: {"batch": loop.rule.batch})["batch"]
+    chosen = {MAIN: _choose(loop, number, rows, scores, replace(loop.rule, batch=size), adapter)}
     if loop.annotator.simulated:
-        rule = acquisition.AcquisitionRule(
-            strategy="random", batch=loop.rule.batch, control_share=0.0, seed=number
-        )
+        rule = acquisition.AcquisitionRule(strategy="random", batch=size, control_share=0.0, seed=number)
         chosen[TWIN] = _choose(loop, number, rows, None, rule, None, arm=TWIN)
     left = rows.num_rows - len(asked(loop, MAIN) & set(rows["record"].to_pylist()))
     return {"selections": chosen, "pool_left": left}
@@ -322,15 +335,29 @@ def _choose(
         adapter=adapter,
         items=tuple(SelectionItem(p.record, TWIN if arm == TWIN else p.arm, p.reason) for p in picked),
     )
-    suggestions = _suggestions(table) if adapter else {}
-    _show(loop, selection, rows, picked, suggestions, adapter)
+    suggestions = _suggestions(table, adapter) if adapter else {}
+    _show(loop, selection, rows, picked, suggestions)
     return selection
 
 
-def _suggestions(scores: pa.Table | None) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Proposal:
+    """What the page of a record may suggest, by whom, and how sure that is."""
+
+    text: str
+    by: str
+    confidence: float | None = None
+
+
+def _suggestions(scores: pa.Table | None, adapter: str) -> dict[str, _Proposal]:
     if scores is None:
         return {}
-    return dict(zip(scores["record"].to_pylist(), scores["completion"].to_pylist(), strict=True))
+    columns = (scores[name].to_pylist() for name in ("record", "completion", "confidence"))
+    return {
+        record: _Proposal(text, adapter, confidence)
+        for record, text, confidence in zip(*columns, strict=True)
+        if text is not None
+    }
 
 
 def _show(
@@ -338,34 +365,53 @@ def _show(
     selection: str,
     rows: pa.Table,
     picked: Sequence[acquisition.Picked],
-    suggestions: Mapping[str, str],
-    adapter: str | None,
+    suggestions: Mapping[str, _Proposal],
 ) -> None:
-    """One Showing per record and annotator: the model's suggestion, else the source's draft, unless it is blind."""
-    question = current(loop.workspace)
-    columns = ("record", "messages", "completion", "trust")
+    """One Showing per record and annotator: the model's suggestion, else the source's draft, unless it is blind.
+
+    What is judged is shown to everybody; a blind showing then leaves out only why it was chosen.
+    """
+    workspace = loop.workspace
+    if any(showing.selection == selection for showing in workspace.ledger.showings()):
+        return  # stored before the run was killed: people's time has changed since, and so would the seats
+    question = current(workspace)
+    columns = ("record", "messages", "prompt", "completion", "trust")
     seen = {row[0]: row[1:] for row in zip(*(rows[name].to_pylist() for name in columns), strict=True)}
+    proposed = {}
+    for pick in picked:
+        _, _, draft, trust = seen[pick.record]
+        source = _Proposal(draft, "source") if trust == "candidate" and draft is not None else None
+        proposed[pick.record] = suggestions.get(pick.record) or source
+    words = [(r, f"{seen[r][1]} {proposal.text if proposal else ''}") for r, proposal in proposed.items()]
+    per_record = workspace.config.the_question[1].annotators_per_record
+    seats = loop.annotator.seats(workspace, question, words, per_record)
+    passages = passages_of(workspace, {record: seen[record][1] for record in proposed})
+    hides = question.kind in ("edit", "class")
     showings = []
     for pick in picked:
-        messages, draft, trust = seen[pick.record]
-        text, by = suggestions.get(pick.record), adapter
-        if text is None and trust == "candidate":
-            text, by = draft, "source"
-        for place in range(loop.workspace.config.the_question[1].annotators_per_record):
+        proposal = None if pick.blind and hides else proposed[pick.record]
+        why = (
+            {}
+            if pick.blind
+            else {"why": pick.reason, "confidence": proposal.confidence if proposal else None}
+        )
+        for person in seats[pick.record]:
             showings.append(
                 Showing(
                     record=pick.record,
                     question=question.name,
                     question_version=question.version,
-                    view=records.digest(records.canonical_json(messages)),
-                    suggestion=None if pick.blind else text,
-                    suggestion_by=None if pick.blind or text is None else by,
+                    view=records.digest(records.canonical_json(seen[pick.record][0])),
+                    suggestion=proposal.text if proposal else None,
+                    suggestion_by=proposal.by if proposal else None,
+                    passages=passages[pick.record],
                     blind=pick.blind,
                     selection=selection,
-                    annotator=str(place),
+                    annotator=person,
+                    extra=why,
                 )
             )
-    loop.workspace.ledger.add_showings(showings)
+    workspace.ledger.add_showings(showings)
 
 
 def _showings(loop: Run, chosen: Mapping[str, Any]) -> list[Showing]:

@@ -55,6 +55,14 @@ class Fake:
         if re.fullmatch(r"/api/projects/\d+/?", path) and method == "PATCH":
             self.projects[0].update(body)
             return 200, self.projects[0]
+        if re.fullmatch(r"/api/projects/\d+/?", path) and method == "GET":
+            number = int(path.strip("/").split("/")[2])
+            found = [p for p in self.projects if p["id"] == number]
+            return (
+                (200, {**found[0], "task_number": len(self.tasks)})
+                if found
+                else (404, {"detail": "Not found."})
+            )
         if path.rstrip("/") == "/api/tasks":
             return 200, self._list(
                 json.loads(query["query"][0]), int(query["page"][0]), int(query["page_size"][0])
@@ -65,7 +73,8 @@ class Fake:
         for task in tasks:
             number = len(self.tasks) + 1
             self.tasks.append({"id": number, "annotations": [], **task, "updated_at": self.tick()})
-        return {"task_count": len(tasks)}
+        ids = [task["id"] for task in self.tasks[len(self.tasks) - len(tasks) :]]
+        return {"task_count": len(tasks), "task_ids": ids}
 
     def _list(self, query: dict[str, Any], page: int, size: int) -> dict[str, Any]:
         (item,) = query["filters"]["items"]

@@ -16,10 +16,12 @@ BASE = {"records", "text", "errors", "shingles", "kernels", "minhash"}
 EDGES = {"config", "formats"}
 STAGES = {
     *("voting", "consensus", "dedup", "pii", "quality", "leakage", "neighbours", "acquisition", "snapshot"),
-    "engine",
+    *("engine", "retrieval"),
 }
 STORES = {"ledger", "artifacts", "label_studio"}
-JOINS = {"filters", "workspace", "intake", "question", "curate", "assemble", "people", "loop", "health"}
+JOINS = {
+    *("filters", "workspace", "intake", "question", "curate", "assemble", "passages", "people", "loop", "health"),
+}
 
 # Each room of curation and what it may import of curation, beside itself.
 ALLOWED = (

@@ -8,11 +8,26 @@ from __future__ import annotations
 
 from curation.label_studio.answers import PersonLabel, from_annotations, tombstones
 from curation.label_studio.channel import Channel, Pulled
-from curation.label_studio.client import LabelStudio, ProjectChannel, connect
+from curation.label_studio.client import LabelStudio, connect
 from curation.label_studio.files import FileChannel, read_answers, read_tasks, write_form, write_tasks
-from curation.label_studio.tasks import Question, Showing, Suggestion, label_config, to_task, validate_task
+from curation.label_studio.interface import (
+    KINDS,
+    PREFERENCES,
+    REASONS,
+    SPAN_TYPES,
+    VERDICTS,
+    Question,
+    label_config,
+)
+from curation.label_studio.project import ProjectChannel, channel, ensure_project
+from curation.label_studio.tasks import Showing, Suggestion, to_task, validate_task
 
 __all__ = [
+    "KINDS",
+    "PREFERENCES",
+    "REASONS",
+    "SPAN_TYPES",
+    "VERDICTS",
     "Channel",
     "FileChannel",
     "LabelStudio",
@@ -22,7 +37,9 @@ __all__ = [
     "Question",
     "Showing",
     "Suggestion",
+    "channel",
     "connect",
+    "ensure_project",
     "from_annotations",
     "label_config",
     "read_answers",

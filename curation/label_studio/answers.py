@@ -1,8 +1,8 @@
 """Annotations of a task as labels of people: the latest state of each person on each task. Pure.
 
-An edit is the newest state, a deletion becomes a tombstone, a skip is an opinion about the task and no
-answer. An answer that cannot be used is returned with the reason and without a value; none is dropped in
-silence.
+An edit is the newest state, a deletion becomes a tombstone, a skip is an opinion about the task and no answer; it says
+why where its author did. An answer that cannot be used is returned with the reason and without a value; none is
+dropped in silence.
 """
 
 from __future__ import annotations
@@ -13,7 +13,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from curation.errors import UsageError
-from curation.label_studio.tasks import ANSWER, Question, nearest
+from curation.label_studio.interface import (
+    ANSWER,
+    CANNOT,
+    COMPLETION,
+    GRADES,
+    REASONS,
+    WHY,
+    Question,
+    choices_of,
+    criterion,
+)
+from curation.label_studio.tasks import nearest
+from curation.records import canonical_json
 
 _KEYS = ("text", "choices")
 
@@ -25,7 +37,9 @@ class PersonLabel:
     ``value`` is ``None`` for a skip, for a tombstone and where ``problem`` says why the answer cannot be
     used. ``author`` is the person's id on the other side, not a name in the ledger. ``lead_time`` is in
     seconds, ``updated_at`` ISO 8601 in UTC, empty where the other side gave none. ``task`` and ``annotation``
-    are the ids on the other side.
+    are the ids on the other side. ``why`` is why a task was skipped (one of ``REASONS``, or empty) or an answer
+    rejected, in its author's words. Grades and marks are canonical JSON: ``{"criterion": 4}``, and
+    ``[{"start", "end", "type", "text"}]`` with offsets in Unicode code points.
     """
 
     record: str
@@ -43,6 +57,7 @@ class PersonLabel:
     ground_truth: bool = False
     origin: str = ""
     problem: str = ""
+    why: str = ""
 
     @property
     def usable(self) -> bool:
@@ -122,8 +137,11 @@ def _annotations(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _label(task: Mapping[str, Any], annotation: Mapping[str, Any], question: Question) -> PersonLabel:
     data = task["data"]
-    skipped = bool(annotation.get("was_cancelled"))
-    value, problem = (None, "") if skipped else _value(annotation, question)
+    said = _said(annotation)
+    why = next(iter(said.get(CANNOT, ())), "")
+    # Whoever says why they cannot answer and then presses Submit has skipped the task all the same.
+    skipped = bool(annotation.get("was_cancelled")) or why in REASONS
+    value, problem = (None, "") if skipped else _value(annotation, said, data, question)
     author, no_author = _author(annotation)
     foreign = _foreign(data, question)
     lead = annotation.get("lead_time")
@@ -142,6 +160,7 @@ def _label(task: Mapping[str, Any], annotation: Mapping[str, Any], question: Que
         ground_truth=bool(annotation.get("ground_truth")),
         origin=_origin(annotation),
         problem=foreign or no_author or problem,
+        why=why if skipped else "\n".join(said.get(WHY, ())).strip(),
     )
 
 
@@ -183,20 +202,81 @@ def _foreign(data: Mapping[str, Any], question: Question) -> str:
     return "" if asked == question.name else f"the task asks {asked!r}, not {question.name!r}"
 
 
-def _value(annotation: Mapping[str, Any], question: Question) -> tuple[str | None, str]:
+def _value(
+    annotation: Mapping[str, Any], said: Mapping[str, list[str]], data: Mapping[str, Any], question: Question
+) -> tuple[str | None, str]:
     """The answer, or why there is none. Several texts of one answer are its lines."""
-    regions = [r for r in annotation.get("result") or () if isinstance(r, Mapping)]
-    texts = [text for r in regions if r.get("from_name") == ANSWER for text in _texts(r.get("value"))]
-    value = "\n".join(texts)
+    if question.kind == "rubric":
+        return _grades(said, question)
+    if question.kind == "spans":
+        return _spans(annotation, str(data.get(COMPLETION) or ""))
+    value = "\n".join(said.get(ANSWER, ()))
     if not value.strip():
         return None, "the answer is empty"
-    if question.kind == "class" and value not in question.classes:
-        return None, f"{value!r} is no class of the question{nearest(value, question.classes)}"
+    allowed = choices_of(question)
+    if allowed and value not in allowed:
+        return None, f"{value!r} is no class of the question{nearest(value, allowed)}"
     return value, ""
+
+
+def _said(annotation: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What each control of the interface holds."""
+    found: dict[str, list[str]] = {}
+    for region in annotation.get("result") or ():
+        if isinstance(region, Mapping):
+            found.setdefault(str(region.get("from_name")), []).extend(_texts(region.get("value")))
+    return found
+
+
+def _grades(said: Mapping[str, list[str]], question: Question) -> tuple[str | None, str]:
+    grades = {}
+    for index, name in enumerate(question.classes):
+        given = said.get(criterion(index), [])
+        if len(given) != 1 or given[0] not in GRADES:
+            return None, f"the criterion {name!r} has no grade"
+        grades[name] = int(given[0])
+    return canonical_json(grades).decode(), ""
+
+
+def _spans(annotation: Mapping[str, Any], shown: str) -> tuple[str | None, str]:
+    """The marks on ``shown``, in its order; an empty list says that there is nothing to mark."""
+    spans = []
+    for region in annotation.get("result") or ():
+        if not isinstance(region, Mapping) or region.get("from_name") != ANSWER:
+            continue
+        value = region.get("value")
+        place = _place(value, shown) if isinstance(value, Mapping) else None
+        if place is None:
+            return None, "a mark lies outside the text that was shown"
+        start, end = place
+        kinds = region["value"].get("labels") or ["OTHER"]
+        spans.append({"start": start, "end": end, "type": str(kinds[0]), "text": shown[start:end]})
+    spans.sort(key=lambda span: (span["start"], span["end"], span["type"]))
+    return canonical_json(spans).decode(), ""
+
+
+def _place(value: Mapping[str, Any], shown: str) -> tuple[int, int] | None:
+    """Start and end of a mark in code points. Browsers count UTF-16 units: the marked text tells which it was."""
+    try:
+        start, end = int(value["start"]), int(value["end"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    text = value.get("text")
+    if text is None or shown[start:end] == text:
+        return (start, end) if 0 <= start < end <= len(shown) else None
+    units = shown.encode("utf-16-le")
+    try:
+        before, marked = (
+            units[: 2 * start].decode("utf-16-le"),
+            units[2 * start : 2 * end].decode("utf-16-le"),
+        )
+    except UnicodeDecodeError:
+        return None
+    return (len(before), len(before) + len(marked)) if marked and marked == text else None
 
 
 def _texts(value: Any) -> list[str]:
     if not isinstance(value, Mapping):
         return []
-    found: Any = next((value[key] for key in _KEYS if key in value), [])
+    found: Any = next((value[key] for key in _KEYS if isinstance(value.get(key), list | str)), [])
     return [found] if isinstance(found, str) else [str(text) for text in found]

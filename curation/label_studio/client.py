@@ -9,32 +9,24 @@ never stands in a message.
 
 from __future__ import annotations
 
-import html
 import ipaddress
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
-from xml.etree import ElementTree
 
 from curation.errors import MissingExtra, RemoteUnavailable, UsageError
-from curation.label_studio.answers import PersonLabel, from_annotations, task_id, utc
-from curation.label_studio.channel import Pulled
-from curation.label_studio.tasks import Question, label_config, validate_task
-from curation.records import digest
+from curation.label_studio.answers import utc
 
 TRIES = 5  # of a request that only reads
 LONGEST_WAIT = 60.0  # seconds; a server that asks for more is told to the user instead
-LOOK_UP = 100  # showings asked for at once: their ids travel in the URL
-IMPORT = 500  # tasks sent at once
-OVERLAP = timedelta(
-    seconds=60
-)  # the server sets a time before it commits; a slow commit must not be passed by
-EPOCH = "1970-01-01T00:00:00.000000Z"
-TITLE = 50  # characters, the server's limit
+# What is asked of a task. Left to itself the server counts and adds up much more, which takes several times as long.
+FIELDS = ("id", "data", "updated_at")
+ANNOTATIONS = (
+    "annotations", "completed_by", "result", "was_cancelled", "ground_truth", "lead_time", "created_at"
+)  # fmt: skip
 
 
 class _Transient(RemoteUnavailable):
@@ -135,31 +127,59 @@ class LabelStudio:
         """The user that the token belongs to; the cheapest proof that address and token are right."""
         return self._object(self._read(self._sdk.users.whoami), "id")
 
-    def ensure_project(self, question: Question, *, title: str = "") -> int:
-        """The id of the project that asks ``question``; made where there is none, its interface brought up to
-        date.
+    def version(self) -> str:
+        """The version of the server."""
+        body = self._object(self._read(self._sdk.versions.get), "release")
+        return str(body["release"])
 
-        ``title`` defaults to the question's name. Raises :class:`RemoteUnavailable` where the server refuses
-        the interface, as it does when a class that somebody has used would go.
-        """
-        wanted = _title(title or question.name)
-        settings = _settings(question)
-        found = self._project(wanted)
-        if found is None:
-            made = self._send(lambda: self._sdk.projects.create(title=wanted, **settings), "make the project")
-            return int(self._object(made, "id")["id"])
-        number = int(found["id"])
-        if not _same_settings(found, settings):
-            self._send(lambda: self._sdk.projects.update(number, **settings), "bring the project up to date")
-        return number
+    def make_project(self, title: str, settings: Mapping[str, Any]) -> int:
+        """Make a project and give its id. Sent once: after a failure, look for its title."""
+        made = self._send(lambda: self._sdk.projects.create(title=title, **settings), "make the project")
+        return int(self._object(made, "id")["id"])
 
-    def channel(self, question: Question, *, title: str = "", page: int = 500) -> ProjectChannel:
-        """The way to the people who work in the question's project. ``page`` is the number of tasks pulled at
-        once.
-        """
-        return ProjectChannel(self, self.ensure_project(question, title=title), question, page)
+    def update_project(self, project: int, settings: Mapping[str, Any]) -> None:
+        """Change a project's settings."""
+        self._send(lambda: self._sdk.projects.update(project, **settings), "bring the project up to date")
 
-    def _project(self, title: str) -> dict[str, Any] | None:
+    def project(self, project: int) -> dict[str, Any]:
+        """A project with its settings."""
+        return self._object(self._read(lambda: self._sdk.projects.get(project)), "id", "label_config")
+
+    def task_count(self, project: int) -> int:
+        """How many tasks a project holds."""
+        return int(
+            self._object(self._read(lambda: self._sdk.projects.get(project)), "task_number")["task_number"]
+        )
+
+    def members(self) -> dict[str, str]:
+        """The e-mail address of each user of the server, by id."""
+        users = self._read(self._sdk.users.list)
+        if not isinstance(users, list) or not all(isinstance(u, dict) and "id" in u for u in users):
+            raise self._unexpected("a list of users in which one is no user")
+        return {str(user["id"]): str(user.get("email") or "") for user in users}
+
+    def webhooks(self) -> list[dict[str, Any]]:
+        """The webhooks of the organization: ``url`` and ``is_active`` of each."""
+        hooks = self._read(self._sdk.webhooks.list)
+        if not isinstance(hooks, list) or not all(isinstance(h, dict) and "url" in h for h in hooks):
+            raise self._unexpected("a list of webhooks in which one is no webhook")
+        return hooks
+
+    def add_webhook(self, url: str, headers: Mapping[str, str]) -> None:
+        """Ask the server to tell ``url`` whenever anything changes, with ``headers`` and without content."""
+        wanted = {"url": url, "headers": dict(headers), "send_payload": False, "send_for_all_actions": True}
+        self._send(lambda: self._sdk.webhooks.create(**wanted, is_active=True), "add the webhook")
+
+    def delete_webhook(self, webhook: int) -> None:
+        """Remove a webhook."""
+        self._send(lambda: self._sdk.webhooks.delete(webhook), "remove the webhook")
+
+    def delete_task(self, task: int) -> None:
+        """Delete a task with everything that was said about it."""
+        self._send(lambda: self._sdk.tasks.delete(str(task)), "delete the task")
+
+    def find_project(self, title: str) -> dict[str, Any] | None:
+        """The oldest project of exactly this title."""
         page = self._object(
             self._read(lambda: self._sdk.projects.list(title=title, page=1, page_size=100)), "results"
         )
@@ -191,6 +211,7 @@ class LabelStudio:
                 page=page,
                 page_size=size,
                 fields="all" if annotations else "task_only",
+                include=",".join(FIELDS + ANNOTATIONS if annotations else FIELDS),
                 query=json.dumps(query),
             )
         )
@@ -200,12 +221,15 @@ class LabelStudio:
             raise self._unexpected("a list of tasks in which one is no task")
         return _TaskPage(tasks, int(body["total"]))
 
-    def import_tasks(self, project: int, tasks: Sequence[Mapping[str, Any]]) -> None:
-        """Create tasks. Sent once: after a failure, look which of them have arrived."""
-        self._send(
+    def import_tasks(self, project: int, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Create tasks and give their ids where the server tells them. Sent once: after a failure, look which of them
+        have arrived.
+        """
+        body = self._send(
             lambda: self._sdk.projects.import_tasks(project, request=list(tasks), return_task_ids=True),
             f"import {len(tasks)} tasks",
         )
+        return [str(number) for number in (body.get("task_ids") or () if isinstance(body, dict) else ())]
 
     # Requests
 
@@ -349,169 +373,6 @@ class _TaskPage:
     total: int
 
 
-@dataclass(frozen=True)
-class ProjectChannel:
-    """One project of a server as a way to people and back; see
-    :class:`~curation.label_studio.channel.Channel`.
-    """
-
-    client: LabelStudio
-    project: int
-    question: Question
-    page: int = 500
-
-    def push(self, tasks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        """Create the tasks that the project does not hold yet, and nothing twice.
-
-        All are checked before any is sent. Raises :class:`RemoteUnavailable` where some are missing at the
-        end; those that arrived are found by the next call.
-        """
-        for task in tasks:
-            validate_task(task, self.question)
-        wanted = {str(task["data"]["showing"]): task for task in tasks}
-        known = self._look(list(wanted))
-        missing = [showing for showing in wanted if showing not in known]
-        for batch in _batches(missing, IMPORT):
-            known |= self._create({showing: wanted[showing] for showing in batch})
-        return {showing: known[showing] for showing in wanted}
-
-    def _create(self, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-        failure: RemoteUnavailable | None = None
-        try:
-            self.client.import_tasks(self.project, list(tasks.values()))
-        except RemoteUnavailable as error:
-            failure = error  # the tasks may be there all the same: only looking tells
-        arrived = self._look(list(tasks))
-        absent = len(tasks) - len(arrived)
-        if absent and failure:
-            raise failure
-        if absent:
-            raise RemoteUnavailable(
-                f"{absent} of {len(tasks)} tasks did not arrive",
-                where=self.client.url,
-                next="The server may still be importing. Run the same command again in a minute",
-            )
-        return arrived
-
-    def _look(self, showings: Sequence[str]) -> dict[str, str]:
-        """The remote ids of those showings that have a task; the oldest where there are several."""
-        found: dict[str, str] = {}
-        for batch in _batches(showings, LOOK_UP):
-            query = {"filters": _filter("data.showing", "in_list", "List", batch), "ordering": ["tasks:id"]}
-            for task in self._all(query):
-                found.setdefault(str(task["data"].get("showing")), task_id(task))
-        return found
-
-    def _all(self, query: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        page = 1
-        while True:
-            got = self.client.tasks(self.project, query, page=page, size=self.page, annotations=False)
-            yield from got.tasks
-            if page * self.page >= got.total:
-                return
-            page += 1
-
-    def pull(self, since: str | None = None, *, held: Iterable[PersonLabel] = ()) -> Iterator[Pulled]:
-        """Answers by the time of their tasks' last change, in pages; see the protocol.
-
-        The last minute before ``since`` is read again, so the same answer may come twice; it is the same
-        label.
-        """
-        by_task: dict[str, list[PersonLabel]] = {}
-        for label in held:
-            by_task.setdefault(label.task, []).append(label)
-        start = EPOCH if since is None else _earlier(since)
-        for tasks in self._changed(start):
-            answers = [
-                a for t in tasks for a in from_annotations(t, self.question, by_task.get(task_id(t), ()))
-            ]
-            yield Pulled(tuple(answers), tuple(task_id(t) for t in tasks), utc(tasks[-1]["updated_at"]))
-
-    def _changed(self, start: str) -> Iterator[list[dict[str, Any]]]:
-        """Pages of tasks changed at ``start`` or later, oldest change first, each task once unless it changes
-        again.
-
-        The next page starts at the time where the last one ended, not at a row number: rows move while people
-        work.
-        """
-        seen: dict[str, str] = {}
-        page = 1
-        while True:
-            query = {
-                "filters": _filter("updated_at", "greater_or_equal", "Datetime", start),
-                "ordering": ["tasks:updated_at"],
-            }
-            got = self.client.tasks(self.project, query, page=page, size=self.page, annotations=True)
-            fresh = [task for task in got.tasks if seen.get(task_id(task)) != task["updated_at"]]
-            seen |= {task_id(task): task["updated_at"] for task in fresh}
-            if fresh:
-                yield fresh
-            if page * self.page >= got.total:
-                return
-            last = utc(got.tasks[-1]["updated_at"])
-            # More tasks than a page holds may share one time (a bulk change): only then go on by page number.
-            start, page = (last, 1) if last > start else (start, page + 1)
-
-    def vanished(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        """Which of these tasks were deleted on the server: a deleted task is on no page of :meth:`pull`."""
-        there: set[str] = set()
-        for batch in _batches(list(tasks), LOOK_UP):
-            ids = [int(number) for number in batch if number.isdecimal()]
-            query = {"filters": _filter("id", "in_list", "List", ids), "ordering": ["tasks:id"]}
-            there |= {task_id(task) for task in self._all(query)}
-        return tuple(number for number in tasks if number not in there)
-
-
-def _title(name: str) -> str:
-    """The project's title; a long name keeps its beginning and is told apart by its digest."""
-    whole = f"Tilth: {name}"
-    return whole if len(whole) <= TITLE else f"{whole[: TITLE - 9]} {digest(whole)[:8]}"
-
-
-def _settings(question: Question) -> dict[str, Any]:
-    """The project's settings. Instructions are rendered as HTML there, so the guideline is escaped."""
-    guideline = question.guideline.strip()
-    return {
-        "label_config": label_config(question),
-        "expert_instruction": html.escape(guideline).replace("\n", "<br>"),
-        "show_instruction": bool(guideline),
-        "show_skip_button": True,
-        "enable_empty_annotation": True,  # else Submit waits for a click on Add; the control is required
-        "show_collab_predictions": True,
-        "sampling": "Sequential sampling",  # the order of the push is the order of the queue
-        "maximum_annotations": 1,  # a task is one showing; a second opinion is a task of its own
-    }
-
-
-def _same_settings(project: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    """Whether a project of the list needs no change; the server tidies the instruction, so its text is
-    compared.
-    """
-    same = all(project.get(name) == value for name, value in settings.items() if not isinstance(value, str))
-    return (
-        same
-        and project.get("sampling") == settings["sampling"]
-        and _plain(project.get("expert_instruction")) == _plain(settings["expert_instruction"])
-        and _same_xml(str(project.get("label_config")), settings["label_config"])
-    )
-
-
-def _plain(text: Any) -> str:
-    return " ".join(html.unescape(str(text or "")).replace('"', " ").split())
-
-
-def _same_xml(a: str, b: str) -> bool:
-    try:
-        return ElementTree.canonicalize(a, strip_text=True) == ElementTree.canonicalize(b, strip_text=True)
-    except ElementTree.ParseError:
-        return a == b
-
-
-def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
-    item = {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
-    return {"conjunction": "and", "items": [item]}
-
-
 def _is_task(task: Any, annotations: bool) -> bool:
     if not isinstance(task, dict) or not isinstance(task.get("data"), dict) or "id" not in task:
         return False
@@ -522,16 +383,6 @@ def _is_task(task: Any, annotations: bool) -> bool:
     return not annotations or isinstance(task.get("annotations"), list)
 
 
-def _earlier(since: str) -> str:
-    try:
-        moment = datetime.fromisoformat(utc(since))
-    except ValueError:
-        raise UsageError(
-            f"{since!r} is no time of this server", where="watermark", next="Pull once without a watermark"
-        ) from None
-    return utc((moment - OVERLAP).isoformat())
-
-
 def _retry_after(text: str) -> float | None:
     return float(text) if text.strip().isdecimal() else None
 
@@ -539,8 +390,3 @@ def _retry_after(text: str) -> float | None:
 def _pause(attempt: int) -> float:
     """Seconds before the next try: 1, 2, 4, 8."""
     return float(2**attempt)
-
-
-def _batches(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

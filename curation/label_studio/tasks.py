@@ -1,47 +1,43 @@
-"""A question as a labeling interface, and a showing of a record as a task. Pure: nothing here opens a file or
-a socket.
+"""A showing of a record as a task, and an answer as a region of an annotation. Pure: nothing here opens a file or a
+socket.
 
-Every text is shown as text: the interface is made of ``Text``, ``TextArea`` and ``Choices``, never of a tag
-that renders HTML, and values are escaped. A blind task carries no suggestion, no confidence and nothing to
-sort by.
+A blind task carries no suggestion, no explanation, no confidence and nothing to sort by. What is judged (an answer to
+accept, two to compare) is part of the question and is shown to everybody.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
-from xml.sax.saxutils import quoteattr
 
 from curation.errors import UsageError
+from curation.label_studio.interface import (
+    ANSWER,
+    CANNOT,
+    NOTE,
+    PASSAGES,
+    PROMPT,
+    SUGGESTION,
+    WORD_JOINER,
+    Question,
+    choices_of,
+    control_of,
+    is_shown_by,
+    label_config,
+)
 from curation.records import canonical_json, digest
 
-PROMPT, ANSWER = "prompt", "answer"  # the names of the shown text and of the control in the interface
+__all__ = ["ANSWER", "PROMPT", "WORD_JOINER", "Question", "Showing", "Suggestion", "label_config", "to_task"]
+
 IDENTITY = ("record", "showing", "question", "question_version")
-SELECT_ABOVE = 12  # more classes than this are a searchable list instead of a row of buttons
-WORD_JOINER = "\u2060"
 # A project fills in suggestions of the one model version that its first import named. Were this the model
 # that proposed, suggestions of later models would stay hidden; who proposed stands in ``data`` instead.
 MODEL_VERSION = "suggestion"
-_VARIABLE = re.compile(r"\$(?=[\w\[])")
-
-
-class Question(Protocol):
-    """What people are asked: ``kind`` is ``edit`` (a text, best by editing the suggestion) or ``class``."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> int: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def classes(self) -> Sequence[str]: ...
-    @property
-    def guideline(self) -> str: ...
+NO_PASSAGE = "No passage was found for this prompt."
+BLIND_NOTE = "No suggestion for this one: please answer from scratch."
 
 
 class Showing(Protocol):
@@ -61,101 +57,30 @@ class Showing(Protocol):
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What a model proposes: the answer, who proposes it, and its confidence between 0 and 1 where that is
-    known.
+    """What a model proposes: the answer, who proposes it, its confidence between 0 and 1 where that is known, and why
+    the record was chosen.
     """
 
     text: str
     by: str
     confidence: float | None = None
-
-
-def label_config(question: Question) -> str:
-    """The labeling interface of ``question`` as XML. Raises :class:`UsageError` for a kind or classes it
-    cannot show.
-    """
-    control = {"edit": _text_area, "class": _choices}.get(question.kind)
-    if control is None:
-        raise UsageError(
-            f"people cannot be asked a question of kind {question.kind!r}",
-            where=f"question {question.name}",
-            next="Set kind to edit or class",
-        )
-    lines = [
-        "<View>",
-        *_guideline(question.guideline),
-        '  <Header value="Prompt" size="5"/>',
-        f'  <Text name="{PROMPT}" value="${PROMPT}"/>',
-        '  <Header value="Your answer" size="5"/>',
-        *control(question),
-        "</View>",
-    ]
-    return "\n".join(lines)
-
-
-def _guideline(text: str) -> list[str]:
-    if not text.strip():
-        return []
-    shown = f'<Text name="guideline" value={literal(text.strip())}/>'
-    return ['  <Collapse><Panel value="Guideline">', f"    {shown}", "  </Panel></Collapse>"]
-
-
-def _text_area(question: Question) -> list[str]:
-    return [
-        f'  <TextArea name="{ANSWER}" toName="{PROMPT}" editable="true" maxSubmissions="1" rows="8"'
-        ' showSubmitButton="false" required="true" requiredMessage="Write an answer, or skip the task."/>'
-    ]
-
-
-def _choices(question: Question) -> list[str]:
-    if len(set(question.classes)) < 2 or len(set(question.classes)) != len(question.classes):
-        raise UsageError(
-            "a class question needs two or more classes, each once",
-            where=f"question {question.name}",
-            next="List them under classes in tilth.toml, or bring labels that show them",
-        )
-    layout = "select" if len(question.classes) > SELECT_ABOVE else "vertical"
-    opening = f'  <Choices name="{ANSWER}" toName="{PROMPT}" choice="single" layout="{layout}"'
-    return [
-        f'{opening} required="true" requiredMessage="Choose a class, or skip the task.">',
-        *(f"    {_choice(name)}" for name in question.classes),
-        "  </Choices>",
-    ]
-
-
-def _choice(name: str) -> str:
-    shown = literal(name)
-    if shown == _attribute(name):
-        return f"<Choice value={shown}/>"
-    return f"<Choice value={shown} alias={_attribute(name)}/>"  # the alias is what an answer holds
-
-
-def literal(text: str) -> str:
-    """``text`` as a quoted XML attribute that stays what it says.
-
-    The interface replaces ``$name`` by a field of the task; an invisible word joiner after the sign prevents
-    that.
-    """
-    return _attribute(_VARIABLE.sub(f"${WORD_JOINER}", text))
-
-
-def _attribute(text: str) -> str:
-    return quoteattr(_xml_characters(text), {"\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
-
-
-def _xml_characters(text: str) -> str:
-    """Characters that XML 1.0 cannot hold, made visible as U+FFFD."""
-    return re.sub("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+    why: str = ""
 
 
 def to_task(
-    showing: Showing, row: Mapping[str, Any], suggestion: Suggestion | None, question: Question
+    showing: Showing,
+    row: Mapping[str, Any],
+    suggestion: Suggestion | None,
+    question: Question,
+    *,
+    passages: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """The task of one showing: ``row`` is a row of the view (``record`` and ``prompt`` are read).
+    """The task of one showing: ``row`` holds ``record``, ``prompt`` and what is judged (``completion``, or ``a``, ``b``).
 
     ``data`` carries our ids, so that an answer finds its record wherever the task has travelled; a suggestion
-    becomes a prediction whose score is its confidence. A blind showing drops the suggestion. Raises
-    :class:`UsageError` where showing, row and question do not belong together.
+    becomes a prediction whose score is its confidence. A blind showing drops the suggestion and its reason. ``passages``
+    are put on the page as text; ``None`` where the page has no place for them. Raises :class:`UsageError` where showing,
+    row and question do not belong together.
     """
     if row["record"] != showing.record or (question.name, question.version) != (
         showing.question,
@@ -172,15 +97,30 @@ def to_task(
         "question": showing.question,
         "question_version": showing.question_version,
         PROMPT: row["prompt"],
+        **{name: row[name] for name in is_shown_by(question)},
+        NOTE: BLIND_NOTE,
     }
+    if question.kind == "edit":
+        data[SUGGESTION] = ""
+    if passages is not None:
+        data[PASSAGES] = "\n\n".join(passages) or NO_PASSAGE
     if showing.blind or suggestion is None:
         return {"data": data}
-    data["suggested_by"] = suggestion.by
+    data |= {NOTE: _note(suggestion), "suggested_by": suggestion.by}
+    if question.kind == "edit":
+        data[SUGGESTION] = suggestion.text
     if suggestion.confidence is not None:
-        data["confidence"] = (
-            suggestion.confidence
-        )  # a score may be lost when predictions change; this one stays
+        # A score may be lost when predictions change; this one stays.
+        data["confidence"] = suggestion.confidence
     return {"data": data, "predictions": [_prediction(suggestion, question)]}
+
+
+def _note(suggestion: Suggestion) -> str:
+    """Who proposes, how sure it is, and why the record was chosen: one line for the page."""
+    by = suggestion.by if len(suggestion.by) < 24 else f"model {suggestion.by[:8]}"
+    sure = "" if suggestion.confidence is None else f", {suggestion.confidence:.0%} sure"
+    why = f" Asked because: {suggestion.why}." if suggestion.why else ""
+    return f"Suggested by {by}{sure}. Change whatever is not right.{why}"
 
 
 def _prediction(suggestion: Suggestion, question: Question) -> dict[str, Any]:
@@ -189,14 +129,25 @@ def _prediction(suggestion: Suggestion, question: Question) -> dict[str, Any]:
 
 
 def result(value: str, question: Question) -> dict[str, Any]:
-    """One answer as a region of an annotation or a prediction."""
-    kind, key = ("choices", "choices") if question.kind == "class" else ("textarea", "text")
+    """One answer as a region of an annotation or a prediction; not for rubrics and spans, which have several."""
+    kind, key, at = control_of(question)
     return {
         "id": digest(canonical_json([question.name, value]))[:10],
         "from_name": ANSWER,
-        "to_name": PROMPT,
+        "to_name": at,
         "type": kind,
         "value": {key: [value]},
+    }
+
+
+def reason(why: str) -> dict[str, Any]:
+    """Why a task was skipped, as a region of an annotation."""
+    return {
+        "id": digest(why)[:10],
+        "from_name": CANNOT,
+        "to_name": PROMPT,
+        "type": "choices",
+        "value": {"choices": [why]},
     }
 
 
@@ -230,7 +181,8 @@ def _problems(task: Mapping[str, Any], question: Question) -> list[str]:
     data = task.get("data")
     if not isinstance(data, Mapping):
         return ["it has no data"]
-    missing = [name for name in (*IDENTITY, PROMPT) if data.get(name) in (None, "")]
+    needed = (*IDENTITY, PROMPT, *is_shown_by(question))
+    missing = [name for name in needed if data.get(name) in (None, "")]
     found = [f"data lacks {name}" for name in missing]
     if (data.get("question"), data.get("question_version")) != (question.name, question.version):
         found.append(f"it does not ask {question.name} version {question.version}")
@@ -279,8 +231,9 @@ def _region_problems(region: Mapping[str, Any], question: Question) -> list[str]
     why = _unfit(values[0])
     if why:
         found.append(f"the suggestion {why}")
-    if question.kind == "class" and values[0] not in question.classes:
-        found.append(f"{values[0]!r} is no class of the question{nearest(values[0], question.classes)}")
+    allowed = choices_of(question)
+    if allowed and values[0] not in allowed:
+        found.append(f"{values[0]!r} is no class of the question{nearest(values[0], allowed)}")
     return found
 
 

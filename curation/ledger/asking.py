@@ -34,7 +34,7 @@ SELECTED = pa.schema(
         ("position", pa.int64()),
     ]
 )
-TASK_STATES = ("open", "done", "skipped")
+TASK_STATES = ("open", "done", "skipped", "withdrawn")
 HELD = "held"  # the split of a newcomer that would bridge two sides; the only one that may still change
 
 
@@ -133,7 +133,7 @@ class Asking(Store):
         return [t for t in found if state in (None, t.state) and channel in (None, t.channel)]
 
     def finish_tasks(self, ids: Sequence[str], state: str = "done") -> int:
-        """Move tasks to ``done``, ``skipped`` or back to ``open``; returns how many were not there yet."""
+        """Move tasks to ``done``, ``skipped``, ``withdrawn`` (taken back) or ``open``; returns how many were not there yet."""
         if state not in TASK_STATES:
             raise UsageError(f"unknown state {state!r}", next=f"Use one of {', '.join(TASK_STATES)}")
         with self._write("task state") as writer:

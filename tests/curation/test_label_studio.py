@@ -25,6 +25,7 @@ from curation.label_studio import (
     ProjectChannel,
     Suggestion,
     connect,
+    ensure_project,
     from_annotations,
     label_config,
     read_answers,
@@ -36,6 +37,7 @@ from curation.label_studio import (
     write_tasks,
 )
 from curation.label_studio import client as client_module
+from curation.label_studio import project as project_module
 from curation.label_studio.tasks import WORD_JOINER, result
 from curation.records import digest
 from tests import label_studio_fake as faults
@@ -113,13 +115,24 @@ def test_a_guideline_stays_text_whatever_it_holds(question: Question, text: str)
 def test_an_interface_shows_text_and_never_renders_it() -> None:
     for question in (EDIT, CHOOSE):
         tags = {tag.tag for tag in ElementTree.fromstring(label_config(question)).iter()}
-        assert tags <= {"View", "Header", "Text", "TextArea", "Choices", "Choice", "Collapse", "Panel"}
+        assert tags <= {
+            "View",
+            "Header",
+            "Text",
+            "TextArea",
+            "Choices",
+            "Choice",
+            "Collapse",
+            "Panel",
+            "Style",
+        }
+        assert "<" not in (ElementTree.fromstring(label_config(question)).findtext("Style") or "")
 
 
 def test_the_names_in_a_prediction_are_those_of_the_interface() -> None:
     for question in (EDIT, CHOOSE):
         tree = ElementTree.fromstring(label_config(question))
-        (control,) = [*tree.iter("TextArea"), *tree.iter("Choices")]
+        (control,) = [c for c in (*tree.iter("TextArea"), *tree.iter("Choices")) if c.get("name") == "answer"]
         region = result("billing", question)
         assert (control.get("name"), control.get("toName")) == (region["from_name"], region["to_name"])
         assert control.tag.lower() == region["type"]
@@ -127,7 +140,7 @@ def test_the_names_in_a_prediction_are_those_of_the_interface() -> None:
 
 def test_a_class_with_a_dollar_sign_is_answered_by_its_own_name() -> None:
     question = replace(CHOOSE, classes=("$prompt", "plain"))
-    dollar, plain = ElementTree.fromstring(label_config(question)).iter("Choice")
+    dollar, plain, *_ = ElementTree.fromstring(label_config(question)).iter("Choice")
     assert (dollar.get("alias"), plain.get("alias")) == ("$prompt", None)
     assert dollar.get("value") == f"${WORD_JOINER}prompt"
 
@@ -140,7 +153,12 @@ def test_many_classes_become_a_list_to_search_in() -> None:
 
 @pytest.mark.parametrize(
     "question",
-    [replace(EDIT, kind="rubric"), replace(CHOOSE, classes=("a",)), replace(CHOOSE, classes=("a", "a"))],
+    [
+        replace(EDIT, kind="poem"),
+        replace(EDIT, kind="rubric"),
+        replace(CHOOSE, classes=("a",)),
+        replace(CHOOSE, classes=("a", "a")),
+    ],
 )
 def test_a_question_that_people_cannot_be_asked_is_refused(question: Question) -> None:
     with pytest.raises(UsageError, match="question reply"):
@@ -153,7 +171,8 @@ def test_a_question_that_people_cannot_be_asked_is_refused(question: Question) -
 def test_a_task_carries_our_ids_and_the_suggestion_with_its_confidence() -> None:
     task = make(1)
     assert set(task["data"]) == {
-        "record", "showing", "question", "question_version", "prompt", "suggested_by", "confidence"
+        "record", "showing", "question", "question_version", "prompt", "suggested_by", "confidence",
+        "note", "suggestion",
     }  # fmt: skip
     (prediction,) = task["predictions"]
     assert prediction["score"] == 0.25
@@ -461,7 +480,7 @@ def slept() -> list[float]:
 @pytest.fixture
 def channel(fake: Fake, slept: list[float]) -> Iterator[ProjectChannel]:
     with connect(fake.url, TOKEN, sleep=slept.append, timeout=5) as client:
-        ready = client.channel(EDIT)
+        ready = project_module.channel(client, EDIT)
         fake.log.clear()
         yield ready
 
@@ -493,7 +512,7 @@ def test_without_looking_first_a_second_push_would_double_every_task(
 def test_every_item_becomes_one_task_over_many_lost_answers(
     fake: Fake, channel: ProjectChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "IMPORT", 2)
+    monkeypatch.setattr(project_module, "IMPORT", 2)
     fake.faults = [None if i % 5 else faults.dropped for i in range(200)]
     channel.push(tasks(60))
     shown = [task["data"]["showing"] for task in fake.tasks]
@@ -526,7 +545,7 @@ def test_a_pull_cut_at_any_of_two_hundred_places_is_refused_and_the_next_complet
 
 
 def _everything() -> dict[str, str]:
-    return {"filter": "filter:tasks:updated_at", "value": client_module.EPOCH}
+    return {"filter": "filter:tasks:updated_at", "value": project_module.EPOCH}
 
 
 def test_one_cut_answer_is_read_again(fake: Fake, channel: ProjectChannel, slept: list[float]) -> None:
@@ -595,11 +614,11 @@ def jwt(kind: str, *, expires: float) -> str:
 
 def test_both_kinds_of_token_are_sent_as_the_server_wants_them(fake: Fake) -> None:
     with connect(fake.url, TOKEN) as client:
-        client.ensure_project(EDIT)
+        ensure_project(client, EDIT)
     assert fake.authorizations[-1] == f"Token {TOKEN}"
     personal = jwt("refresh", expires=time.time() + 3600)
     with connect(fake.url, personal) as client:
-        client.ensure_project(EDIT)
+        ensure_project(client, EDIT)
     assert fake.log.count("POST /api/token/refresh/") == 1
     assert fake.authorizations[-1].startswith("Bearer ")
     assert personal not in fake.authorizations[-1]
@@ -635,12 +654,12 @@ def test_no_token_is_said_before_anything_is_sent(fake: Fake) -> None:
 
 def test_a_project_is_made_once_and_follows_the_question(fake: Fake) -> None:
     with connect(fake.url, TOKEN) as client:
-        first = client.ensure_project(CHOOSE)
-        assert client.ensure_project(CHOOSE) == first
+        first = ensure_project(client, CHOOSE)
+        assert ensure_project(client, CHOOSE) == first
         assert not [line for line in fake.log if line.startswith("PATCH")]
         grown = replace(CHOOSE, classes=(*CHOOSE.classes, "other"), version=2)
-        assert client.ensure_project(grown) == first
-        longer = [client.ensure_project(EDIT, title="a long workspace name " * 3 + end) for end in "ab"]
+        assert ensure_project(client, grown) == first
+        longer = [ensure_project(client, EDIT, title="a long workspace name " * 3 + end) for end in "ab"]
         assert longer[0] != longer[1]
     assert len(fake.projects) == 3
     assert all(3 <= len(project["title"]) <= 50 for project in fake.projects)
@@ -728,10 +747,10 @@ def test_a_real_server_gives_back_what_two_people_said(
         ines, tom = sign_up(at, "ines@example.org"), sign_up(at, "tom@example.org")
         assert tom.http.get("/user/signup/").status_code in (200, 403)
         with connect(at.url, at.token) as client:
-            channel = client.channel(question)
+            channel = project_module.channel(client, question)
             with monkeypatch.context() as patch:
                 patch.setattr(client, "_send", lambda *_: pytest.fail("the project needs no change"))
-                assert client.ensure_project(question) == channel.project
+                assert ensure_project(client, question) == channel.project
             made = [make(i, blind=i % 5 == 0) for i in range(20)]
             remote = channel.push(made)
             assert channel.push(made) == remote
@@ -797,7 +816,7 @@ def _assert_labels(labels: list[PersonLabel], ids: list[str], ines: str, tom: st
 def _assert_next_model_is_shown(client: LabelStudio, person: Person) -> None:
     """The suggestion of a second model fills in the box too, not only that of the first."""
     question = replace(EDIT, name="tone")
-    channel = client.channel(question)
+    channel = project_module.channel(client, question)
     for model in ("adapter-7", "adapter-8"):
         record = digest(model)
         showing = Showing(digest(f"showing of {model}"), record, "tone")
