@@ -26,6 +26,7 @@ EXTRAS = {
     "labelstudio": "label-studio-sdk",
     "train": "torch",
     "review": "streamlit",
+    "serve": "fastapi",
     "postgres": "psycopg",
 }
 LITTLE_DISK = 2 << 30
@@ -102,5 +103,3 @@ def _egress(config: configuration.Config) -> Iterator[Check]:
     """Every destination that data may leave to."""
     listed = ", ".join(config.egress.allow) or "nowhere: [egress] allow is empty"
     yield Check("data may leave to", "good" if not config.egress.allow else "note", listed)
-    if config.label_studio.url:
-        yield Check("label studio", "note", config.label_studio.url)

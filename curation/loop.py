@@ -23,6 +23,7 @@ from curation.errors import UsageError
 from curation.ledger import Adapter, Question, SelectionItem, Showing
 from curation.passages import passages_of
 from curation.question import current
+from curation.text import normalise
 from curation.workspace import Progress, Workspace, silent, view
 
 MAIN, TWIN = "main", "random"
@@ -172,12 +173,7 @@ def run(loop: Run, rounds: int) -> dict[str, Any]:
 
 def _round(loop: Run, number: int) -> dict[str, Any] | Waiting:
     """One round, step by step. Each step's output is all that the next ones need."""
-    loop.once(number, "clean", lambda: _clean(loop))
-    base = loop.once(1, "base", lambda: _base(loop))["base"]
-    loop.once(number, "vote", lambda: vote(loop.workspace, progress=loop.progress) or {})
-    previous = _adapters(loop, number - 1).get(MAIN)
-    scores = loop.once(number, "score", lambda: _score(loop, number, previous, base))["scores"]
-    chosen = loop.once(number, "select", lambda: _select(loop, number, scores, previous))
+    base, chosen = _chosen(loop, number)
     loop.once(number, "ask", lambda: _ask(loop, chosen))
     waiting = _collect(loop, number, chosen)
     if waiting:
@@ -187,6 +183,21 @@ def _round(loop: Run, number: int) -> dict[str, Any] | Waiting:
     trained = loop.once(number, "train", lambda: _train(loop, frozen, base))
     measured = loop.once(number, "measure", lambda: _measure(loop, frozen, trained))
     return _report(number, chosen, frozen, trained, measured)
+
+
+def _chosen(loop: Run, number: int) -> tuple[str, dict[str, Any]]:
+    """The base model's name, and whom a round will ask about what."""
+    loop.once(number, "clean", lambda: _clean(loop))
+    base = loop.once(1, "base", lambda: _base(loop))["base"]
+    loop.once(number, "vote", lambda: vote(loop.workspace, progress=loop.progress) or {})
+    previous = _adapters(loop, number - 1).get(MAIN)
+    scores = loop.once(number, "score", lambda: _score(loop, number, previous, base))["scores"]
+    return base, loop.once(number, "select", lambda: _select(loop, number, scores, previous))
+
+
+def choose(loop: Run) -> dict[str, Any]:
+    """Go as far in the round that is open as choosing what to ask: ``{"selections", "pool_left"}``. Asks nobody."""
+    return _chosen(loop, 1 + len(reports(loop.workspace, loop.name)))[1]
 
 
 def _clean(loop: Run) -> dict[str, Any]:
@@ -377,11 +388,12 @@ def _show(
     question = current(workspace)
     columns = ("record", "messages", "prompt", "completion", "trust")
     seen = {row[0]: row[1:] for row in zip(*(rows[name].to_pylist() for name in columns), strict=True)}
+    votes = _votes(workspace, question)
     proposed = {}
     for pick in picked:
         _, _, draft, trust = seen[pick.record]
         source = _Proposal(draft, "source") if trust == "candidate" and draft is not None else None
-        proposed[pick.record] = suggestions.get(pick.record) or source
+        proposed[pick.record] = suggestions.get(pick.record) or votes.get(pick.record) or source
     words = [(r, f"{seen[r][1]} {proposal.text if proposal else ''}") for r, proposal in proposed.items()]
     per_record = workspace.config.the_question[1].annotators_per_record
     seats = loop.annotator.seats(workspace, question, words, per_record)
@@ -390,11 +402,7 @@ def _show(
     showings = []
     for pick in picked:
         proposal = None if pick.blind and hides else proposed[pick.record]
-        why = (
-            {}
-            if pick.blind
-            else {"why": pick.reason, "confidence": proposal.confidence if proposal else None}
-        )
+        why = _beside(pick, proposed[pick.record])
         for person in seats[pick.record]:
             showings.append(
                 Showing(
@@ -412,6 +420,27 @@ def _show(
                 )
             )
     workspace.ledger.add_showings(showings)
+
+
+def _votes(workspace: Workspace, question: Question) -> dict[str, _Proposal]:
+    """What the functions make of each record, where they vote on the classes that people are asked for."""
+    table = (
+        load_table(workspace, "probabilities", Rules(workspace).scrub) if question.kind == "class" else None
+    )
+    found = {}
+    for row in table.to_pylist() if table is not None else ():
+        if row["label"] in question.classes and row["weight"]:
+            found[row["record"]] = _Proposal(row["label"], "functions", max(row["proba"]))
+    return found
+
+
+def _beside(pick: acquisition.Picked, proposal: _Proposal | None) -> dict[str, Any]:
+    """What a Showing remembers beside the page. Of a suggestion that was held back only the digest: enough to see later
+    whether people came to the same answer by themselves.
+    """
+    if pick.blind:
+        return {"hidden": records.digest(normalise(proposal.text))} if proposal else {}
+    return {"why": pick.reason, "confidence": proposal.confidence if proposal else None}
 
 
 def _showings(loop: Run, chosen: Mapping[str, Any]) -> list[Showing]:

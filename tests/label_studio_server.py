@@ -4,6 +4,7 @@ again.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +15,22 @@ from typing import Any
 import httpx
 import pytest
 
-from apps.label_studio_server import ENVIRONMENT, Server, running
+from apps.label_studio_server import ENVIRONMENT, USER, Server, running
+from curation.label_studio.tasks import reason
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
 def server(folder: Path) -> Iterator[Server]:
-    """A running server with its files in ``folder``; the test is skipped where none is installed."""
+    """A running server with its files in ``folder``; the test is skipped where none is installed.
+
+    ``TILTH_TEST_LABEL_STUDIO`` names the address and the data folder of one that runs already, to save its start.
+    """
+    if running_one := os.environ.get("TILTH_TEST_LABEL_STUDIO"):
+        url, _, data = running_one.partition(" ")
+        yield Server(url, USER, Path(data))
+        return
     environment = ROOT / ENVIRONMENT
     if not (environment / "bin" / "label-studio").exists():
         pytest.skip("Label Studio is not installed: run `make label-studio-install`")
@@ -44,9 +53,15 @@ class Person:
         """Submit a text for a task. Gives the annotation's id."""
         return self._annotate(task, {"result": [_region(text)], "lead_time": seconds})
 
-    def skip(self, task: str) -> int:
-        """Skip a task."""
-        return self._annotate(task, {"result": [], "was_cancelled": True})
+    def choose(self, task: str, name: str, *, seconds: float = 4.0) -> int:
+        """Submit a class for a task. Gives the annotation's id."""
+        region = _region(name) | {"type": "choices", "value": {"choices": [name]}}
+        return self._annotate(task, {"result": [region], "lead_time": seconds})
+
+    def skip(self, task: str, why: str = "") -> int:
+        """Skip a task, and say why."""
+        told = [reason(why)] if why else []
+        return self._annotate(task, {"result": told, "was_cancelled": True})
 
     def edit(self, annotation: int, text: str) -> None:
         """Change an answer."""

@@ -137,11 +137,21 @@ def status(
     quarantine: Annotated[
         bool, typer.Option("--quarantine", help="List the rows that were set aside, and why.")
     ] = False,
+    people: Annotated[
+        bool, typer.Option("--people", help="Each person's week, agreement, and what their labels changed.")
+    ] = False,
 ) -> None:
     """What the workspace holds: records, labels, decisions, snapshots, adapters."""
     from curation import workspace
 
     with session.workspace() as opened:
+        if people:
+            from apps.cli.team import people_text
+            from curation.people.analytics import people_status
+
+            told_people = people_status(opened)
+            session.report(told_people, people_text(told_people))
+            return
         if quarantine:
             header = ("file", "line", "offset", "reason", "message")
             shown = [tuple(getattr(row, name) for name in header) for row in opened.ledger.quarantined()]
@@ -156,7 +166,7 @@ def doctor() -> None:
     """Check the machine and the workspace: versions, extras, ledger, disk, and every destination data may leave to."""
     from curation import health
 
-    report = health.examine(session.root, session.actor)
+    report = [*health.examine(session.root, session.actor), *_server_checks()]
     rows = [(c.name, c.state, c.detail) for c in report]
     found = [{"name": c.name, "state": c.state, "detail": c.detail} for c in report]
     session.report(
@@ -164,6 +174,21 @@ def doctor() -> None:
     )
     if any(c.state == "bad" for c in report):
         raise typer.Exit(1)
+
+
+def _server_checks() -> list[Any]:
+    """What can be said of the configured Label Studio; nothing outside a workspace."""
+    from curation.config import FILE
+    from curation.errors import TilthError
+    from curation.people import connection
+
+    if not (session.root / FILE).is_file():
+        return []
+    try:
+        with session.workspace() as opened:
+            return connection.examine(opened)
+    except TilthError:
+        return []  # the workspace cannot be opened, and that has been said already
 
 
 @app.command(epilog="Example: tilth curate")
@@ -250,17 +275,6 @@ def votes_text(report: dict[str, Any]) -> str:
     if report.get("accuracy") is not None:
         head += f"\naccuracy: {report['accuracy']:.1%}"
     return f"{head}\n\n{grid(rows, names)}"
-
-
-@app.command(epilog="Example: tilth question")
-def question() -> None:
-    """Show what people are asked: its kind, its version and its classes."""
-    from curation.question import current
-
-    with session.workspace() as opened:
-        asked = current(opened)
-    told = {"name": asked.name, "version": asked.version, "kind": asked.kind, "classes": list(asked.classes)}
-    session.report(told, lines({**told, "classes": ", ".join(asked.classes) or "free text"}))
 
 
 @app.command(epilog="Example: tilth backup ledger-2026-11-22.db")

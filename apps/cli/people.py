@@ -121,13 +121,37 @@ def select(
     )
 
 
-@app.command(epilog="Example: tilth push --annotator files")
-def push(annotator: Annotator = "label-studio", dry_run: DryRun = False) -> None:
-    """Bring every open task to the people; what they have already is not brought again."""
-    from curation import people
+@app.command(epilog="Example: tilth push --question quality --count 40")
+def push(
+    annotator: Annotator = "label-studio",
+    question: Annotated[
+        str, typer.Option(help="Another question of tilth.toml: its answers are judged, not trained on.")
+    ] = "",
+    count: Annotated[
+        int, typer.Option(min=0, help="Ask another question about so many records more; by time where 0.")
+    ] = 0,
+    honeypots: Annotated[
+        int, typer.Option(min=0, help="Put so many blind tasks with a known answer before each person.")
+    ] = 0,
+    dry_run: DryRun = False,
+) -> None:
+    """Bring every open task to the people, chosen as `tilth run` would; what they have already is not brought again."""
+    from curation import loop, people
+    from curation.people import offer
+    from curation.question import current
 
-    with session.workspace() as opened:
-        done = people.push_open(opened, _annotator(annotator), dry_run=dry_run)
+    with session.workspace() as opened, session.progress() as meter:
+        through = _annotator(annotator)
+        if not question and not dry_run and not people.chosen(opened):
+            loop.choose(loop_of(opened, annotator, meter, 0, ""))
+        asked = current(opened, question or None)
+        if not dry_run and honeypots:
+            offer.check(opened, through, asked, honeypots)
+        if not dry_run and asked.kind in offer.JUDGING and (question or count):
+            per_record = opened.config.question[asked.name].annotators_per_record
+            fitting = through.batch(opened, asked, per_record) or opened.config.acquisition.batch
+            offer.offer(opened, through, asked, count or fitting)
+        done = people.push_open(opened, through, name=asked.name, dry_run=dry_run)
     session.report({**done, "dry_run": dry_run}, f"{done['pushed']} tasks are new at {done['where']}")
 
 
@@ -138,9 +162,10 @@ def pull(annotator: Annotator = "label-studio", dry_run: DryRun = False) -> None
 
     with session.workspace() as opened:
         done = people.pull_all(opened, _annotator(annotator), dry_run=dry_run)
-    session.report(
-        {**done, "dry_run": dry_run}, f"{done['added']} answers added, {done['withdrawn']} withdrawn"
-    )
+    text = f"{done['added']} answers added, {done['withdrawn']} withdrawn"
+    text += f", {done['skipped']} skipped" if done.get("skipped") else ""
+    text += f"\n{done['unusable']} could not be used: see tilth audit" if done["unusable"] else ""
+    session.report({**done, "dry_run": dry_run}, text)
 
 
 _annotator = annotator

@@ -214,6 +214,9 @@ def _value(
     if not value.strip():
         return None, "the answer is empty"
     allowed = choices_of(question)
+    value = (
+        question.mapping.get(value) or value
+    )  # a class of a former version, chosen before the page was renewed
     if allowed and value not in allowed:
         return None, f"{value!r} is no class of the question{nearest(value, allowed)}"
     return value, ""

@@ -29,6 +29,10 @@ ANNOTATIONS = (
 )  # fmt: skip
 
 
+class RemoteRefused(RemoteUnavailable):
+    """The server will not do this, however often it is asked."""
+
+
 class _Transient(RemoteUnavailable):
     """A failure that may pass by itself. ``after``: the seconds that the server asks to wait."""
 
@@ -173,6 +177,33 @@ class LabelStudio:
     def delete_webhook(self, webhook: int) -> None:
         """Remove a webhook."""
         self._send(lambda: self._sdk.webhooks.delete(webhook), "remove the webhook")
+
+    def projects_called(self, beginning: str) -> list[int]:
+        """The ids of the projects whose title begins so."""
+        page = self._object(
+            self._read(lambda: self._sdk.projects.list(title=beginning, page=1, page_size=1_000)), "results"
+        )
+        return [int(p["id"]) for p in page["results"] if str(p.get("title")).startswith(beginning)]
+
+    def backends(self, project: int) -> list[str]:
+        """The addresses of a project's ML backends."""
+        found = self._read(lambda: self._sdk.ml.list(project=project))
+        return [str(b.get("url")) for b in found if isinstance(b, dict)] if isinstance(found, list) else []
+
+    def add_backend(self, project: int, url: str, user: str, password: str) -> None:
+        """Connect an ML backend to a project; the server asks it at once whether it is well."""
+        wanted: dict[str, Any] = {
+            "project": project,
+            "url": url,
+            "title": "Tilth",
+            "auth_method": "BASIC_AUTH",
+        }
+        wanted |= {"basic_auth_user": user, "basic_auth_pass": password}
+        self._send(lambda: self._sdk.ml.create(**wanted), "connect the ML backend")
+
+    def token_settings(self) -> dict[str, Any]:
+        """Which kinds of token the server takes."""
+        return self._object(self._read(self._sdk.jwt_settings.get), "api_tokens_enabled")
 
     def delete_task(self, task: int) -> None:
         """Delete a task with everything that was said about it."""
@@ -354,7 +385,7 @@ class LabelStudio:
         what, then = words.get(
             status, (f"the server refused: {self._detail(response)}", "Mend what it names")
         )
-        return RemoteUnavailable(f"{what} (HTTP {status})", where=self.url, next=then)
+        return RemoteRefused(f"{what} (HTTP {status})", where=self.url, next=then)
 
     def _detail(self, response: Any) -> str:
         """What the server says was wrong, short, and without the token if it repeats it."""

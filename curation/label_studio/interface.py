@@ -8,7 +8,7 @@ the one that was chosen.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 from xml.sax.saxutils import quoteattr
 
@@ -53,10 +53,15 @@ class Question(Protocol):
     def classes(self) -> Sequence[str]: ...
     @property
     def guideline(self) -> str: ...
+    @property
+    def mapping(self) -> Mapping[str, str | None]: ...
 
 
-def label_config(question: Question, *, passages: bool = False) -> str:
+def label_config(question: Question, *, passages: bool = False, retired: bool = False) -> str:
     """The labeling interface of ``question`` as XML; with a place for passages where ``passages`` is set.
+
+    ``retired`` keeps the classes of former versions in the list, each with what it counts as: a server refuses to lose
+    a class that somebody has used.
 
     Raises :class:`UsageError` for a kind or classes it cannot show.
     """
@@ -76,7 +81,7 @@ def label_config(question: Question, *, passages: bool = False) -> str:
         *(_passages() if passages else ()),
         *_judged(question),
         f'  <View visibleWhen="choice-unselected" whenTagName="{CANNOT}">',
-        *(f"  {line}" for line in _control(question)),
+        *(f"  {line}" for line in _control(question, retired)),
         "  </View>",
         *_reasons(),
         '  <View className="tilth-quiet"><Header value="Record $record" size="4"/></View>',
@@ -161,11 +166,12 @@ def _note() -> str:
     return f'  <View className="tilth-quiet"><Header value="${NOTE}" size="4"/></View>'
 
 
-def _control(question: Question) -> list[str]:
+def _control(question: Question, retired: bool) -> list[str]:
+    if question.kind == "class":
+        return _class(question, question.mapping if retired else {})
     made = {
         "edit": _text_area,
         "accept": _verdict,
-        "class": _class,
         "compare": _preference,
         "rubric": _rubric,
         "spans": _spans,
@@ -194,7 +200,7 @@ def _verdict(question: Question) -> list[str]:
     ]
 
 
-def _class(question: Question) -> list[str]:
+def _class(question: Question, retired: Mapping[str, str | None]) -> list[str]:
     if len(set(question.classes)) < 2 or len(set(question.classes)) != len(question.classes):
         raise UsageError(
             "a class question needs two or more classes, each once",
@@ -203,7 +209,13 @@ def _class(question: Question) -> list[str]:
         )
     layout = "select" if len(question.classes) > SELECT_ABOVE else "vertical"
     chosen = _choices(ANSWER, question.classes, "Choose a class, or say why you cannot.", layout)
-    return [_header("Your answer"), _note(), *chosen]
+    former = [_former(old, new) for old, new in sorted(retired.items())]
+    return [_header("Your answer"), _note(), *chosen[:-1], *former, chosen[-1]]
+
+
+def _former(old: str, new: str | None) -> str:
+    told = f"{old} (no longer used: {new or 'choose again'})"
+    return f"    <Choice value={literal(told)} alias={_attribute(old)}/>"
 
 
 def _preference(question: Question) -> list[str]:

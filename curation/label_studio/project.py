@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from curation.errors import RemoteUnavailable, UsageError
 from curation.label_studio.answers import PersonLabel, from_annotations, task_id, utc
 from curation.label_studio.channel import Pulled
-from curation.label_studio.client import LabelStudio
+from curation.label_studio.client import LabelStudio, RemoteRefused
 from curation.label_studio.interface import Question, label_config
 from curation.label_studio.tasks import validate_task
 from curation.records import digest
@@ -45,8 +45,14 @@ def ensure_project(
     if found is None:
         return client.make_project(wanted, settings)
     number = int(found["id"])
-    if not _same_settings(found, settings):
-        client.update_project(number, settings)
+    kept = project_settings(question, passages, retired=True) if question.mapping else settings
+    if not (_same_settings(found, settings) or _same_settings(found, kept)):
+        try:
+            client.update_project(number, settings)
+        except RemoteRefused:
+            if kept is settings:
+                raise
+            client.update_project(number, kept)  # a class that is gone has been used: it stays, and says so
     return number
 
 
@@ -57,6 +63,11 @@ def channel(
     return ProjectChannel(
         client, ensure_project(client, question, title=title, passages=passages), question, page
     )
+
+
+def every_task(found: ProjectChannel) -> Iterator[list[dict[str, Any]]]:
+    """All tasks of a project with their annotations, page by page."""
+    return found._changed(EPOCH)
 
 
 @dataclass(frozen=True)
@@ -209,14 +220,14 @@ def title_of(name: str) -> str:
     return whole if len(whole) <= TITLE else f"{whole[: TITLE - 9]} {digest(whole)[:8]}"
 
 
-def project_settings(question: Question, passages: bool = False) -> dict[str, Any]:
+def project_settings(question: Question, passages: bool = False, *, retired: bool = False) -> dict[str, Any]:
     """The project's settings. Instructions are rendered as HTML there, so the guideline is escaped.
 
     The guideline opens on the page; as a dialog it would cover the page whenever it is opened.
     """
     guideline = question.guideline.strip()
     return {
-        "label_config": label_config(question, passages=passages),
+        "label_config": label_config(question, passages=passages, retired=retired),
         "expert_instruction": html.escape(guideline).replace("\n", "<br>"),
         "show_instruction": False,
         "show_skip_button": True,

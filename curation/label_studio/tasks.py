@@ -184,7 +184,9 @@ def _problems(task: Mapping[str, Any], question: Question) -> list[str]:
     needed = (*IDENTITY, PROMPT, *is_shown_by(question))
     missing = [name for name in needed if data.get(name) in (None, "")]
     found = [f"data lacks {name}" for name in missing]
-    if (data.get("question"), data.get("question_version")) != (question.name, question.version):
+    version = data.get("question_version")
+    # A showing of a former version still stands: its page is the newest, and old classes are read as what they became.
+    if data.get("question") != question.name or not isinstance(version, int) or version > question.version:
         found.append(f"it does not ask {question.name} version {question.version}")
     found += [f"data.{name} {why}" for name, value in data.items() if (why := _unfit(value))]
     for prediction in task.get("predictions") or ():

@@ -12,6 +12,7 @@ from curation.people.simulated import Simulated, answered
 from curation.people.through import (
     TASKS_FILE,
     Through,
+    chosen,
     files,
     label_studio,
     pull_all,
@@ -26,6 +27,7 @@ __all__ = [
     "Through",
     "add",
     "answered",
+    "chosen",
     "files",
     "held",
     "label_studio",

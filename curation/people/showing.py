@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -33,7 +34,7 @@ def make_tasks(
             showing,
             row,
             _suggestion(showing, question),
-            question,
+            replace(question, version=showing.question_version),
             passages=shown if library and not files else None,
         )
         validate_task(task, question)

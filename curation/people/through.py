@@ -17,6 +17,7 @@ from curation.label_studio import channel as project_channel
 from curation.ledger import Question, Showing, Task
 from curation.passages import passages_for
 from curation.people import plan
+from curation.people.adopt import adopted_channel
 from curation.people.intake import pull
 from curation.people.plan import Person
 from curation.people.showing import make_tasks, record_drops
@@ -49,7 +50,7 @@ class Through:
 
         Raises :class:`UsageError` where nobody has time left.
         """
-        team = self._team(workspace)
+        team = self.team(workspace)
         if not team:
             return None
         room = plan.room_of(workspace, question, self.name)
@@ -70,7 +71,7 @@ class Through:
         Where the batch is larger than people's time allows, time is stretched evenly and nobody sees a record twice.
         """
         records = [record for record, _ in rows]
-        team = self._team(workspace)
+        team = self.team(workspace)
         if not team:
             return {record: numbered(per_record) for record in records}
         room = plan.room_of(workspace, question, self.name)
@@ -86,7 +87,8 @@ class Through:
             seen=plan.seen_by(workspace),
         )
 
-    def _team(self, workspace: Workspace) -> list[Person]:
+    def team(self, workspace: Workspace) -> list[Person]:
+        """Whoever was added and has not stopped, where people have a place of their own."""
         return [person for person in plan.people(workspace) if person.active] if self.planned else []
 
     # ---------------------------------------------------------------------------------------- there and back
@@ -96,6 +98,10 @@ class Through:
         if key not in self.channels:
             self.channels[key] = self.open(workspace, question, person)
         return self.channels[key]
+
+    def renew(self, workspace: Workspace, question: Question, person: Person | None) -> None:
+        """Bring the interface of a person's project up to date with the question."""
+        self._channel(workspace, question, person)
 
     def ask(self, workspace: Workspace, question: Question, showings: Sequence[Showing]) -> int:
         """Push what is not on the other side yet, and remember each task once it is known to be there."""
@@ -227,9 +233,9 @@ class Through:
             return None
         seen = plan.seen_by(workspace).get(showing.record, frozenset())
         seen |= {s.annotator or "" for s in pending if s.record == showing.record}
-        room = {person.id: 1 for person in self._team(workspace)}
+        room = {person.id: 1 for person in self.team(workspace)}
         words = {showing.record: showing.suggestion or ""}
-        team = self._team(workspace)
+        team = self.team(workspace)
         chosen = plan.assign(
             [showing.record],
             team,
@@ -261,7 +267,7 @@ class Through:
         leaving = [s for s in mine if tasks[s.id].remote in free]
         book.finish_tasks([tasks[s.id].id for s in leaving], "withdrawn")
         rows = [(s.record, s.suggestion or "") for s in leaving]
-        seats = self.seats(workspace, question, rows, 1) if self._team(workspace) else {}
+        seats = self.seats(workspace, question, rows, 1) if self.team(workspace) else {}
         again = [
             replace(s, annotator=seats[s.record][0], extra={**(s.extra or {}), AGAIN: s.id}, id="")
             for s in leaving
@@ -310,25 +316,34 @@ def project_title(workspace: Workspace, question: Question, person: Person | Non
 
 
 def _project_channel(workspace: Workspace, question: Question, person: Person | None) -> Channel:
-    return project_channel(
-        server(workspace),
+    client = server(workspace)
+    taken_over = None if person else adopted_channel(workspace, client, question)
+    return taken_over or project_channel(
+        client,
         question,
         title=project_title(workspace, question, person),
         passages=bool(workspace.ledger.passages()),
     )
 
 
-def push_open(workspace: Workspace, through: Any, *, dry_run: bool = False) -> dict[str, Any]:
+def chosen(workspace: Workspace) -> bool:
+    """Whether some showing of the loop's question waits for an answer: then there is no need to choose more."""
+    name, _ = workspace.config.the_question
+    closed = {task.showing for task in workspace.ledger.tasks() if task.state != "open"} | answered(workspace)
+    return any(s.question == name and s.id not in closed for s in workspace.ledger.showings())
+
+
+def push_open(
+    workspace: Workspace, through: Any, *, name: str | None = None, dry_run: bool = False
+) -> dict[str, Any]:
     """Bring every showing that nobody has answered to the people; what is there already is not brought again."""
     done = answered(workspace)
-    question = current(workspace)
+    question = current(workspace, name)
     known = {task.showing for task in workspace.ledger.tasks(channel=through.name)}
     todo = [
         s
         for s in workspace.ledger.showings()
-        if s.id not in done
-        and s.id not in known
-        and (s.question, s.question_version) == (question.name, question.version)
+        if s.id not in done and s.id not in known and s.question == question.name
     ]
     if todo and not dry_run:
         through.ask(workspace, question, todo)
@@ -336,7 +351,12 @@ def push_open(workspace: Workspace, through: Any, *, dry_run: bool = False) -> d
 
 
 def pull_all(workspace: Workspace, through: Any, *, dry_run: bool = False) -> dict[str, int]:
-    """Fetch what people did since the last time."""
-    if not dry_run:
-        return {"added": 0, "withdrawn": 0, "unusable": 0, **through.collect(workspace, current(workspace))}
-    return {"added": 0, "withdrawn": 0, "unusable": 0}
+    """Fetch what people did since the last time, under every question that they were asked."""
+    totals: dict[str, int] = {"added": 0, "withdrawn": 0, "unusable": 0}
+    asked = {showing.question for showing in workspace.ledger.showings()}
+    first, _ = workspace.config.the_question
+    for name in () if dry_run else workspace.config.question:
+        if name == first or name in asked:
+            for key, count in through.collect(workspace, current(workspace, name)).items():
+                totals[key] = totals.get(key, 0) + count
+    return totals

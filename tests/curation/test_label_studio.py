@@ -7,7 +7,7 @@ import csv
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -54,6 +54,7 @@ class Question:
     kind: str = "edit"
     classes: tuple[str, ...] = ()
     guideline: str = ""
+    mapping: dict[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
