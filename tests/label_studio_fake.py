@@ -26,7 +26,7 @@ class Fake:
         self.faults: list[Fault | None] = []
         self.log: list[str] = []
         self.authorizations: list[str] = []
-        self.clock = 0
+        self.clock = self.made = 0
         self.lock = threading.Lock()
         self.url = ""
 
@@ -51,32 +51,44 @@ class Fake:
             self.projects.append(project)
             return 201, project
         if re.fullmatch(r"/api/projects/\d+/import", path):
-            return 201, self._import(body)
+            return 201, self._import(body, int(path.split("/")[3]))
         if re.fullmatch(r"/api/projects/\d+/?", path) and method == "PATCH":
-            self.projects[0].update(body)
-            return 200, self.projects[0]
+            found = next(p for p in self.projects if p["id"] == int(path.strip("/").split("/")[2]))
+            found.update(body)
+            return 200, found
         if re.fullmatch(r"/api/projects/\d+/?", path) and method == "GET":
             number = int(path.strip("/").split("/")[2])
             found = [p for p in self.projects if p["id"] == number]
             return (
-                (200, {**found[0], "task_number": len(self.tasks)})
+                (200, {**found[0], "task_number": len(self.of(number))})
                 if found
                 else (404, {"detail": "Not found."})
             )
         if path.rstrip("/") == "/api/tasks":
             return 200, self._list(
-                json.loads(query["query"][0]), int(query["page"][0]), int(query["page_size"][0])
+                json.loads(query["query"][0]),
+                int(query["page"][0]),
+                int(query["page_size"][0]),
+                int(query["project"][0]),
             )
+        if re.fullmatch(r"/api/tasks/\d+/?", path) and method == "DELETE":
+            self.tasks = [task for task in self.tasks if task["id"] != int(path.strip("/").split("/")[2])]
+            return 204, None
         return 404, {"detail": "Not found."}
 
-    def _import(self, tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    def of(self, project: int) -> list[dict[str, Any]]:
+        """The tasks of a project."""
+        return [task for task in self.tasks if task["project"] == project]
+
+    def _import(self, tasks: list[dict[str, Any]], project: int = 1) -> dict[str, Any]:
         for task in tasks:
-            number = len(self.tasks) + 1
-            self.tasks.append({"id": number, "annotations": [], **task, "updated_at": self.tick()})
+            self.made += 1
+            made = {"id": self.made, "project": project, "annotations": [], **task}
+            self.tasks.append(made | {"updated_at": self.tick()})
         ids = [task["id"] for task in self.tasks[len(self.tasks) - len(tasks) :]]
         return {"task_count": len(tasks), "task_ids": ids}
 
-    def _list(self, query: dict[str, Any], page: int, size: int) -> dict[str, Any]:
+    def _list(self, query: dict[str, Any], page: int, size: int, project: int = 1) -> dict[str, Any]:
         (item,) = query["filters"]["items"]
         name, value = item["filter"].removeprefix("filter:tasks:"), item["value"]
         tests: dict[str, Callable[[dict[str, Any]], bool]] = {
@@ -84,13 +96,13 @@ class Fake:
             "id": lambda task: task["id"] in value,
             "updated_at": lambda task: task["updated_at"] >= value,
         }
-        found = [task for task in self.tasks if tests[name](task)]
+        found = [task for task in self.of(project) if tests[name](task)]
         found.sort(key=lambda task: (task["updated_at"], task["id"]) if name == "updated_at" else task["id"])
         return {"total": len(found), "tasks": found[(page - 1) * size : page * size]}
 
     def annotate(self, number: int, who: int, text: str, **more: Any) -> dict[str, Any]:
         """Somebody answers a task."""
-        task = self.tasks[number - 1]
+        task = next(task for task in self.tasks if task["id"] == number)
         value = {"from_name": "answer", "to_name": "prompt", "type": "textarea", "value": {"text": [text]}}
         note = {"id": 100 + self.clock, "completed_by": who, "result": [value], "was_cancelled": False}
         note |= {"updated_at": self.tick(), "lead_time": 2.5} | more
@@ -122,11 +134,11 @@ class Handler(BaseHTTPRequestHandler):
             status, body = self.fake.answer(
                 self.command, parts.path, parse_qs(parts.query), json.loads(raw) if raw else None
             )
-        data = json.dumps(body).encode()
+        data = b"" if status == 204 else json.dumps(body).encode()
         if fault is None or not fault(self, status, data):
             self.reply(status, data)
 
-    do_GET = do_POST = do_PATCH = _serve
+    do_GET = do_POST = do_PATCH = do_DELETE = _serve
 
     def reply(
         self,

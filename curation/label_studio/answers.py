@@ -214,10 +214,8 @@ def _value(
     if not value.strip():
         return None, "the answer is empty"
     allowed = choices_of(question)
-    value = (
-        question.mapping.get(value) or value
-    )  # a class of a former version, chosen before the page was renewed
-    if allowed and value not in allowed:
+    # A class of a former version stays what was said; the question tells what it counts as.
+    if allowed and value not in allowed and value not in question.mapping:
         return None, f"{value!r} is no class of the question{nearest(value, allowed)}"
     return value, ""
 

@@ -32,7 +32,7 @@ TITLE = 50  # characters, the server's limit
 
 
 def ensure_project(
-    client: LabelStudio, question: Question, *, title: str = "", passages: bool = False
+    client: LabelStudio, question: Question, *, title: str = "", passages: bool = False, overlap: int = 1
 ) -> int:
     """The id of the project that asks ``question``; made where there is none, its interface brought up to date.
 
@@ -40,12 +40,12 @@ def ensure_project(
     interface, as it does when a class that somebody has used would go.
     """
     wanted = title_of(title or question.name)
-    settings = project_settings(question, passages)
+    settings = project_settings(question, passages, overlap)
     found = client.find_project(wanted)
     if found is None:
         return client.make_project(wanted, settings)
     number = int(found["id"])
-    kept = project_settings(question, passages, retired=True) if question.mapping else settings
+    kept = project_settings(question, passages, overlap, retired=True) if question.mapping else settings
     if not (_same_settings(found, settings) or _same_settings(found, kept)):
         try:
             client.update_project(number, settings)
@@ -57,12 +57,19 @@ def ensure_project(
 
 
 def channel(
-    client: LabelStudio, question: Question, *, title: str = "", passages: bool = False, page: int = 500
+    client: LabelStudio,
+    question: Question,
+    *,
+    title: str = "",
+    passages: bool = False,
+    overlap: int = 1,
+    page: int = 500,
 ) -> ProjectChannel:
-    """The way to the people who work in the question's project. ``page`` is the number of tasks pulled at once."""
-    return ProjectChannel(
-        client, ensure_project(client, question, title=title, passages=passages), question, page
-    )
+    """The way to the people who work in the question's project. ``page`` is the number of tasks pulled at once,
+    ``overlap`` how many different people each task is dealt to.
+    """
+    number = ensure_project(client, question, title=title, passages=passages, overlap=overlap)
+    return ProjectChannel(client, number, question, page)
 
 
 def every_task(found: ProjectChannel) -> Iterator[list[dict[str, Any]]]:
@@ -220,7 +227,9 @@ def title_of(name: str) -> str:
     return whole if len(whole) <= TITLE else f"{whole[: TITLE - 9]} {digest(whole)[:8]}"
 
 
-def project_settings(question: Question, passages: bool = False, *, retired: bool = False) -> dict[str, Any]:
+def project_settings(
+    question: Question, passages: bool = False, overlap: int = 1, *, retired: bool = False
+) -> dict[str, Any]:
     """The project's settings. Instructions are rendered as HTML there, so the guideline is escaped.
 
     The guideline opens on the page; as a dialog it would cover the page whenever it is opened.
@@ -235,7 +244,7 @@ def project_settings(question: Question, passages: bool = False, *, retired: boo
         # A suggested text stands in the box that people write in; as a prediction it would be a line with a hidden pencil.
         "show_collab_predictions": question.kind != "edit",
         "sampling": "Sequential sampling",  # the order of the push is the order of the queue
-        "maximum_annotations": 1,  # a task is one showing; a second opinion is a task of its own
+        "maximum_annotations": overlap,  # how many different people a task is dealt to
     }
 
 

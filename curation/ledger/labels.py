@@ -63,6 +63,12 @@ class Labels(Store):
             _supersede(writer, fresh)
         return ids
 
+    def standing(self, ids: Sequence[str]) -> set[str]:
+        """Which of these labels nobody has withdrawn; unknown ones are left out."""
+        statement = f"SELECT l.id FROM labels l WHERE l.id {{items}} AND {STANDING_LABEL}"
+        with self._read() as reader:
+            return {row[0] for row in reader.rows_in(statement, list(dict.fromkeys(ids)))}
+
     def withdraw_labels(self, ids: Sequence[str], reason: str) -> int:
         """Take labels out of every view (deleted annotation, revoked author); returns how many were standing."""
         with self._write("label withdraw") as writer:

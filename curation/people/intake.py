@@ -21,6 +21,23 @@ Namer = Callable[[str], str]
 """The ledger's author of a person on the other side."""
 
 
+ANYBODY = "any:"
+
+
+def anybody(count: int) -> str:
+    """The seat of so many different people, whoever they are: one task that is dealt to each of them.
+
+    >>> wanted(anybody(3)), wanted("a-5f0c"), wanted(None)
+    (3, 1, 1)
+    """
+    return f"{ANYBODY}{count}"
+
+
+def wanted(seat: str | None) -> int:
+    """How many people are to answer a showing."""
+    return int(seat.removeprefix(ANYBODY)) if seat and seat.startswith(ANYBODY) else 1
+
+
 def pull(
     workspace: Workspace,
     channel: Channel,
@@ -85,6 +102,9 @@ class Intake:
         standing = _standing(self.workspace, self.name)
         self.labels = {(a.showing, a.author): (label, a) for label, a, _ in standing}
         self.authors = {a.author: author for _, a, author in standing}
+        self.wanted = {
+            s.id: wanted(s.annotator) for s in book.showings() if (s.annotator or "").startswith(ANYBODY)
+        }
         self.told = {event.subject: event.detail for event in book.events(SKIPPED)}
         self.refused = {(e.detail["annotation"], e.detail["why"]) for e in book.events("answer not usable")}
         self._clear()
@@ -164,16 +184,28 @@ class Intake:
             revision=f"{answer.annotation}@{answer.updated_at}",
         )
 
+    def _reopen(self) -> None:
+        """Keep a task open until as many different people as it wants have answered or skipped it."""
+        for showing in [
+            s for s, now in self.moved.items() if now in ("done", "skipped") and s in self.wanted
+        ]:
+            authors = {author for s, author in self.labels if s == showing}
+            if len(authors) + (showing in self.told) < self.wanted[showing]:
+                self.moved[showing] = "open"
+
     def write(self) -> None:
         """Store what was taken since the last time, and count what is new and what was withdrawn."""
         before = {label for label, _ in self.labels.values()}
         ids = self.book.add_labels([label for label, _ in self.new])
+        standing = self.book.standing(ids)  # what was withdrawn here is not brought back by reading it again
         for label, (_, answer) in zip(ids, self.new, strict=True):
-            self.labels[answer.showing, answer.author] = (label, answer)
-        self.totals["added"] += len(set(ids) - before)
+            if label in standing:
+                self.labels[answer.showing, answer.author] = (label, answer)
+        self.totals["added"] += len(standing - before)
         self.totals["withdrawn"] += self.book.withdraw_labels(self.gone, "its author took it back")
         gone = set(self.gone)
         self.labels = {key: told for key, told in self.labels.items() if told[0] not in gone}
+        self._reopen()
         for state in sorted(set(self.moved.values())):
             changed = [s for s, now in self.moved.items() if now == state and self.states[s] != state]
             if changed:

@@ -18,7 +18,7 @@ from curation.ledger import Question, Showing, Task
 from curation.passages import passages_for
 from curation.people import plan
 from curation.people.adopt import adopted_channel
-from curation.people.intake import pull
+from curation.people.intake import anybody, pull
 from curation.people.plan import Person
 from curation.people.showing import make_tasks, record_drops
 from curation.people.simulated import answered, numbered
@@ -73,7 +73,9 @@ class Through:
         records = [record for record, _ in rows]
         team = self.team(workspace)
         if not team:
-            return {record: numbered(per_record) for record in records}
+            # A server deals one task to several people; on a form every opinion needs a line of its own.
+            seats = (anybody(per_record),) if self.planned and per_record > 1 else numbered(per_record)
+            return dict.fromkeys(records, seats)
         room = plan.room_of(workspace, question, self.name)
         short = len(records) * per_record - sum(room.values())
         if short > 0:
@@ -323,6 +325,7 @@ def _project_channel(workspace: Workspace, question: Question, person: Person | 
         question,
         title=project_title(workspace, question, person),
         passages=bool(workspace.ledger.passages()),
+        overlap=1 if person else workspace.config.question[question.name].annotators_per_record,
     )
 
 

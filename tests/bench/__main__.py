@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("dedup", "pii", "voting", "train", "base", "snapshot", "ledger", "workspace")
+BENCHES = ("dedup", "pii", "voting", "train", "base", "snapshot", "ledger", "workspace", "label_studio")
 
 
 def main() -> None:

@@ -1,0 +1,452 @@
+"""People: how much fits into their time, who sees what, what follows a skip, and what their answers say about them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation import loop, people, workspace
+from curation.curate import Rules, blocked
+from curation.errors import UsageError
+from curation.formats import Mapping
+from curation.label_studio import connect
+from curation.ledger import Showing
+from curation.loop import Run
+from curation.people import analytics, offer, plan, revising
+from curation.people.adopt import adopt, read_interface
+from curation.people.analytics import Answer, anchoring, mark
+from curation.people.plan import Person, assign, batch_size, seconds_for
+from curation.question import Revision, current, revised
+from curation.workspace import Workspace, init, open_workspace
+from tests.curation.toys import CLASSES, ToyLearner, inquiries, write_rows
+from tests.label_studio_fake import Fake, fake_server
+
+TOKEN = "4f0c9a1db2e7aaaa4f0c9a1db2e7aaaa00001111"
+
+
+# Time
+
+
+def test_an_answer_costs_the_median_of_what_such_answers_took_and_lunch_is_no_work() -> None:
+    assert seconds_for("class", [10, 12, 11, 9_000, 0.0]) == 11
+    assert seconds_for("edit", []) == plan.USUAL["edit"]
+    assert seconds_for("edit", [60.0], own=[10.0] * 4) == 60.0, "four answers are not enough to know a pace"
+    assert seconds_for("edit", [60.0], own=[10.0] * 5) == 10.0
+
+
+def test_a_week_begins_on_monday_in_utc() -> None:
+    thursday = datetime(2026, 11, 26, 3, 0, tzinfo=UTC)
+    assert plan.week_start(thursday) == "2026-11-23T00:00:00.000000Z"
+
+
+@given(st.lists(st.integers(0, 30), max_size=5), st.integers(1, 4))
+def test_a_batch_is_the_most_that_people_can_see_without_seeing_anything_twice(
+    room: list[int], per_record: int
+) -> None:
+    size = batch_size(room, per_record)
+    want = min(per_record, sum(r > 0 for r in room))
+    assert sum(min(r, size) for r in room) >= size * want
+    assert not want or sum(min(r, size + 1) for r in room) < (size + 1) * want
+
+
+# Who sees what
+
+TEAM = [
+    Person("a-ines", "Ines", 90, frozenset({"hazmat"})),
+    Person("a-tom", "Tom", 90),
+    Person("a-uma", "Uma", 90, frozenset({"customs"})),
+]
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(0, 12),
+    st.integers(1, 4),
+    st.lists(st.integers(0, 8), min_size=3, max_size=3),
+    st.dictionaries(st.integers(0, 11), st.sets(st.sampled_from([p.id for p in TEAM])), max_size=6),
+)
+def test_nobody_is_given_a_record_twice_or_more_than_they_have_room_for(
+    count: int, per_record: int, room: list[int], seen: dict[int, set[str]]
+) -> None:
+    records = [f"r{i}" for i in range(count)]
+    rooms = {p.id: r for p, r in zip(TEAM, room, strict=True)}
+    before = {f"r{i}": frozenset(who) for i, who in seen.items()}
+    given_to = assign(records, TEAM, rooms, per_record=per_record, seen=before)
+    for record in records:
+        who = given_to[record]
+        assert len(who) == len(set(who)) <= per_record
+        assert not set(who) & before.get(record, frozenset())
+    for person, most in rooms.items():
+        assert sum(person in who for who in given_to.values()) <= most
+
+
+def test_experts_come_first_then_generalists_then_other_experts() -> None:
+    rooms = dict.fromkeys((p.id for p in TEAM), 9)
+    about = {"r1": frozenset({"hazmat"}), "r2": frozenset({"customs"}), "r3": frozenset[str]()}
+    got = assign(["r1", "r2", "r3"], TEAM, rooms, per_record=2, topics=about)
+    assert got["r1"] == ("a-ines", "a-tom")
+    assert got["r2"] == ("a-uma", "a-tom")
+    assert got["r3"][0] == "a-tom"
+
+
+def test_whoever_has_stopped_is_given_nothing() -> None:
+    team = [replace(TEAM[1], active=False), TEAM[2]]
+    assert assign(["r"], team, {"a-tom": 5, "a-uma": 5}, per_record=2) == {"r": ("a-uma",)}
+
+
+# What answers say
+
+
+def answers(author: str, pairs: list[tuple[str, str]], **more: Any) -> list[Answer]:
+    return [Answer(record, author, value, **more) for record, value in pairs]
+
+
+def test_a_person_who_copies_suggestions_is_found_by_the_blind_share() -> None:
+    shown = [Answer(f"s{i}", "a", "x", suggested=mark("x")) for i in range(40)]
+    own_mind = [
+        Answer(f"b{i}", "a", "y" if i % 2 else "x", suggested=mark("x"), blind=True) for i in range(40)
+    ]
+    told = anchoring(shown + own_mind)
+    assert (told["shown"]["share"], told["blind"]["share"]) == (1.0, 0.5)
+    assert told["difference"]["value"] == 0.5
+    assert told["difference"]["ci95"][0] > 0.3
+    honest = anchoring([replace(a, value="x" if i % 2 else "y") for i, a in enumerate(shown)] + own_mind)
+    assert honest["difference"]["ci95"][0] < 0 < honest["difference"]["ci95"][1]
+
+
+def test_too_few_answers_say_nothing() -> None:
+    told = anchoring([Answer("s", "a", "x", suggested=mark("x"))])
+    assert told == {"shown": None, "blind": None, "difference": None}
+    assert analytics.share(4, 4) is None
+
+
+def test_agreement_and_skill_come_out_as_counted_by_hand() -> None:
+    said = answers("a", [("1", "x"), ("2", "x")]) + answers("b", [("1", "x"), ("2", "y")])
+    said += answers("c", [("1", "x"), ("2", "x"), ("3", "z")])
+    assert analytics.agreement(said) == {"a": (3, 4), "b": (2, 4), "c": (3, 4)}
+    # a: the others agree on 1 (right) and are split on 2; b: right on 1, wrong on 2; c: right on 1, split on 2.
+    assert analytics.skill(said) == {"a": round(2 / 3, 4), "b": 0.5, "c": round(2 / 3, 4)}
+
+
+def test_drift_sets_the_earlier_half_beside_the_later() -> None:
+    said = [
+        Answer(f"r{i}", "a", "x" if i < 5 else "y", float(60 - 5 * i), f"2026-03-{i + 1:02d}", known="x")
+        for i in range(10)
+    ]
+    told = analytics.drift(said, lambda a: a.value == a.known)
+    assert told is not None
+    assert (told["earlier"]["right"]["share"], told["later"]["right"]["share"]) == (1.0, 0.0)
+    assert told["earlier"]["seconds"] > told["later"]["seconds"]
+    assert analytics.drift(said[:9], lambda a: True) is None
+
+
+# Through a server
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A workspace with two people, before a server that misbehaves on demand."""
+    with fake_server() as fake:
+        monkeypatch.setenv("LABEL_STUDIO_URL", fake.url)
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", TOKEN)
+        folder = tmp_path / "w"
+        init(folder, actor="ana", name="desk")
+        text = (
+            (folder / "tilth.toml")
+            .read_text()
+            .replace("annotators_per_record = 1", "annotators_per_record = 2")
+        )
+        (folder / "tilth.toml").write_text(text.replace('kind = "auto"', 'kind = "class"'))
+        rows = write_rows(folder / "rows.jsonl", inquiries(120))
+        with open_workspace(folder, actor="ana") as opened:
+            workspace.ingest(opened, rows, mapping=Mapping(id="id", completion="gold"), trust="candidate")
+            yield opened, fake
+
+
+def choose(opened: Workspace, batch: int | None = None) -> list[Showing]:
+    loop.choose(Run(opened, ToyLearner(opened), people.label_studio(), "label-studio", batch=batch))
+    return opened.ledger.showings()
+
+
+def tasks_of(fake: Fake) -> list[dict[str, Any]]:
+    return fake.tasks
+
+
+def test_a_round_is_sized_by_minutes_and_each_record_goes_to_two_people(desk: tuple[Workspace, Fake]) -> None:
+    opened, fake = desk
+    plan.add(opened, "Ines", minutes=4, expertise=["hazmat"])
+    plan.add(opened, "Tom", minutes=4)
+    showings = choose(opened)
+    assert len(showings) == 24, "four minutes at 20 s an answer are twelve tasks for each"
+    by_record: dict[str, set[str | None]] = {}
+    for showing in showings:
+        by_record.setdefault(showing.record, set()).add(showing.annotator)
+    assert {len(who) for who in by_record.values()} == {2}
+    people.push_open(opened, people.label_studio())
+    assert len(fake.tasks) == 24
+    assert sorted(p["title"] for p in fake.projects) == [
+        "Tilth: desk reply · Ines",
+        "Tilth: desk reply · Tom",
+    ]
+    assert plan.room_of(opened, current(opened), "label-studio") == dict.fromkeys(
+        (p.id for p in plan.people(opened)), 0
+    ), "what is open already fills the week"
+    with pytest.raises(UsageError, match="nobody has time left"):
+        people.label_studio().batch(opened, current(opened), 2)
+
+
+def test_without_names_one_task_is_dealt_to_two_people_and_waits_for_both(
+    desk: tuple[Workspace, Fake],
+) -> None:
+    opened, fake = desk
+    showings = choose(opened, batch=3)
+    through = people.label_studio()
+    people.push_open(opened, through)
+    assert len(fake.tasks) == len(showings) == 3
+    assert fake.projects[0]["maximum_annotations"] == 2
+    fake.annotate(1, 7, CLASSES[0])
+    through.collect(opened, current(opened))
+    assert through.waiting(opened, [s.id for s in showings]) == 3, "one of two opinions is in"
+    fake.annotate(1, 7, CLASSES[1])
+    through.collect(opened, current(opened))
+    assert through.waiting(opened, [s.id for s in showings]) == 3, "a changed mind is no second opinion"
+    fake.annotate(1, 8, CLASSES[1])
+    through.collect(opened, current(opened))
+    assert through.waiting(opened, [s.id for s in showings]) == 2
+
+
+def test_one_persons_records_never_come_back_to_them(desk: tuple[Workspace, Fake]) -> None:
+    opened, _ = desk
+    plan.add(opened, "Ines", minutes=90)
+    showings = choose(opened, batch=10)
+    again = people.label_studio().seats(opened, current(opened), [(s.record, "") for s in showings], 2)
+    assert set(again.values()) == {()}
+
+
+@pytest.mark.parametrize(
+    ("why", "drops", "asked_again"), [("bad question", True, 0), ("not my field", False, 1), ("", False, 1)]
+)
+def test_a_skip_drops_the_record_or_asks_somebody_else(
+    desk: tuple[Workspace, Fake], why: str, drops: bool, asked_again: int
+) -> None:
+    opened, fake = desk
+    plan.add(opened, "Ines", minutes=90)
+    showings = choose(opened, batch=3)
+    through = people.label_studio()
+    people.push_open(opened, through)
+    plan.add(opened, "Tom", minutes=90)
+    reason = {"from_name": "cannot", "to_name": "prompt", "type": "choices", "value": {"choices": [why]}}
+    fake.annotate(1, 7, "x", was_cancelled=True, result=[reason] if why else [])
+    totals = through.collect(opened, current(opened))
+    assert (totals["skipped"], totals["asked_again"]) == (1, asked_again)
+    record = fake.tasks[0]["data"]["record"]
+    assert (record in blocked(opened, Rules(opened), ("asked",))) == drops
+    new = [s for s in opened.ledger.showings() if s.id not in {s.id for s in showings}]
+    assert [s.record for s in new] == [record] * asked_again
+    assert through.collect(opened, current(opened))["asked_again"] == 0, "a skip is followed once"
+    if asked_again:
+        assert plan.find(opened, "Tom").id == new[0].annotator
+        fake.annotate(4, 8, "x", was_cancelled=True, result=[reason] if why else [])
+        through.collect(opened, current(opened))
+        held = opened.ledger.decisions(stage="asked", rule=Rules(opened).asked).to_pylist()
+        assert [(row["record"], row["action"]) for row in held] == [(record, "hold")], "nobody is left to ask"
+
+
+def test_whoever_needs_context_is_shown_more_of_it_once(desk: tuple[Workspace, Fake], tmp_path: Path) -> None:
+    opened, fake = desk
+    plan.add(opened, "Ines", minutes=90)
+    (tmp_path / "policy.md").write_text(
+        "# P\n" + "\n".join(f"## Part {i}\nabout case and number {i}\n" for i in range(9)), encoding="utf-8"
+    )
+    workspace.ingest_passages(opened, tmp_path / "policy.md")
+    showings = choose(opened, batch=2)
+    assert {len(s.passages) for s in showings} == {3}
+    through = people.label_studio()
+    people.push_open(opened, through)
+    assert fake.tasks[0]["data"]["passages"].count("policy.md ›") == 3
+    reason = {
+        "from_name": "cannot",
+        "to_name": "prompt",
+        "type": "choices",
+        "value": {"choices": ["needs context"]},
+    }
+    fake.annotate(1, 7, "x", result=[reason])
+    assert through.collect(opened, current(opened))["asked_again"] == 1, "Submit with a reason is a skip too"
+    new = opened.ledger.showings()[-1]
+    assert (new.record, new.annotator) == (showings[0].record, showings[0].annotator)
+    assert 3 < len(new.passages) <= 8
+    fake.annotate(3, 7, "x", result=[reason])
+    assert through.collect(opened, current(opened))["asked_again"] == 0
+    assert blocked(opened, Rules(opened), ("asked",)) == {new.record}
+
+
+def test_the_open_tasks_of_whoever_stops_go_to_others_and_answers_stay(desk: tuple[Workspace, Fake]) -> None:
+    opened, fake = desk
+    ines = plan.add(opened, "Ines", minutes=90)
+    showings = choose(opened, batch=4)
+    through = people.label_studio()
+    people.push_open(opened, through)
+    fake.annotate(2, 7, CLASSES[0])
+    plan.add(opened, "Tom", minutes=90)
+    plan.stop(opened, "Ines")
+    assert through.rebalance(opened, current(opened), ines) == {"moved": 3, "given_up": 0}
+    assert [task["id"] for task in fake.tasks[:1]] == [2], "her answered task is the only one left of hers"
+    assert len(fake.tasks) == 4
+    assert through.collect(opened, current(opened))["added"] == 1
+    assert through.waiting(opened, [s.id for s in showings]) == 0
+    assert through.waiting(opened, [s.id for s in opened.ledger.showings()]) == 3
+
+
+def test_a_task_deleted_on_the_server_is_no_longer_waited_for(desk: tuple[Workspace, Fake]) -> None:
+    opened, fake = desk
+    plan.add(opened, "Ines", minutes=90)
+    showings = choose(opened, batch=2)
+    through = people.label_studio()
+    people.push_open(opened, through)
+    fake.annotate(1, 7, CLASSES[0])
+    assert through.collect(opened, current(opened))["added"] == 1
+    del fake.tasks[0]
+    totals = through.collect(opened, current(opened))
+    assert totals["withdrawn"] == 1
+    assert through.waiting(opened, [s.id for s in showings]) == len(showings) - 1
+    assert not opened.ledger.labels(kinds={"person"}).num_rows
+
+
+def test_a_blind_showing_keeps_of_the_suggestion_only_what_tells_two_answers_apart(
+    desk: tuple[Workspace, Fake],
+) -> None:
+    opened, fake = desk
+    showings = choose(opened, batch=40)
+    blind = [s for s in showings if s.blind]
+    assert blind
+    assert all(s.suggestion is None and set(s.extra or {}) == {"hidden"} for s in blind)
+    people.push_open(opened, people.label_studio())
+    sent = {task["data"]["showing"]: task for task in fake.tasks}
+    for showing in showings:
+        task = sent[showing.id]
+        assert ("predictions" in task) == (not showing.blind)
+        assert ({"confidence", "suggested_by"} & set(task["data"]) == set()) == showing.blind
+        assert not showing.blind or "because" not in task["data"]["note"]
+
+
+def test_honeypots_come_from_tuning_rows_are_blind_and_never_from_the_test_set(
+    desk: tuple[Workspace, Fake], tmp_path: Path
+) -> None:
+    opened, _ = desk
+    gold = write_rows(tmp_path / "gold.jsonl", [{**r, "id": f"G{r['id']}"} for r in inquiries(200, seed=1)])
+    workspace.ingest(opened, gold, mapping=Mapping(id="id", gold="gold"))
+    choose(opened, batch=2)
+    roles = opened.ledger.eval_items().to_pylist()
+    dev = {row["record"] for row in roles if row["role"] == "dev"}
+    ids = offer.check(opened, people.label_studio(), current(opened), 5)
+    made = opened.ledger.showings(ids)
+    assert len(made) == 5
+    assert {s.record for s in made} <= dev
+    assert all(s.blind and s.suggestion is None for s in made)
+
+
+# Revisions
+
+
+def test_a_revision_maps_keeps_and_asks_again() -> None:
+    from curation.ledger import Question
+
+    old = Question("reply", 1, "class", ("a", "b", "c", "d"))
+    new = revised(old, Revision(add=("e",), merge={"b": "a"}, rename={"c": "cc"}, remove=("d",)))
+    assert new.classes == ("a", "cc", "e")
+    assert new.mapping == {"b": "a", "c": "cc", "d": None}
+    third = revised(new, Revision(rename={"cc": "ccc"}))
+    assert (third.version, third.mapping) == (3, {"b": "a", "c": "ccc", "cc": "ccc", "d": None})
+    for wrong in (
+        Revision(rename={"x": "y"}),
+        Revision(rename={"a": "b"}),
+        Revision(add=("a",)),
+        Revision(remove=("a", "b", "c")),
+    ):
+        with pytest.raises(UsageError):
+            revised(old, wrong)
+    with pytest.raises(UsageError, match="no classes to revise"):
+        revised(replace(old, kind="edit"), Revision(add=("x",)))
+
+
+def test_old_answers_count_as_what_their_class_became_and_the_rest_is_asked_again(
+    desk: tuple[Workspace, Fake],
+) -> None:
+    from curation.assemble import Voices, opinions
+
+    opened, fake = desk
+    plan.add(opened, "Ines", minutes=90)
+    choose(opened, batch=4)
+    through = people.label_studio()
+    people.push_open(opened, through)
+    for number, name in enumerate(("billing", "claims", "customs", "hazmat"), 1):
+        fake.annotate(number, 7, name)
+    assert through.collect(opened, current(opened))["added"] == 4
+    change = Revision(merge={"claims": "billing"}, rename={"customs": "duties"}, remove=("hazmat",))
+    dry = revising.revise(opened, change, dry_run=True)
+    assert current(opened).version == dry["version"] - 1
+    told = revising.revise(opened, change, through=through)
+    assert told["labels"] == {"kept": 1, "mapped": 2, "asked_again": 1}
+    asked = current(opened)
+    assert set(asked.classes) == {"billing", "duties"}, "classes that went do not grow back from old labels"
+    heard = opinions(opened, asked, Voices(), {"person"})
+    assert sorted(o.value for o in heard) == ["billing", "billing", "duties"]
+    assert fake.tasks[-1]["data"]["question_version"] == asked.version
+    assert 'value="duties"' in fake.projects[0]["label_config"]
+    fake.annotate(len(fake.tasks), 7, "customs")  # a page that was opened before the revision
+    assert through.collect(opened, current(opened))["added"] == 1
+    heard = opinions(opened, asked, Voices(), {"person"})
+    assert sorted(o.value for o in heard) == ["billing", "billing", "duties", "duties"]
+
+
+# Projects of others
+
+THEIRS = """<View><Text name="mail" value="$body"/>
+<Choices name="topic" toName="mail"><Choice value="billing"/><Choice value="claims"/></Choices></View>"""
+
+
+def test_a_project_of_others_is_taken_over_with_its_tasks_and_answers(tmp_path: Path) -> None:
+    with fake_server() as fake, connect(fake.url, TOKEN) as client:
+        fake.projects.append({"id": 1, "title": "Mails", "label_config": THEIRS})
+        fake._import([{"data": {"body": f"Where is my invoice {i}?"}} for i in range(5)])
+        region = {
+            "from_name": "topic",
+            "to_name": "mail",
+            "type": "choices",
+            "value": {"choices": ["billing"]},
+        }
+        fake.annotate(2, 7, "", result=[region])
+        folder = tmp_path / "w"
+        init(folder, actor="ana")
+        with open_workspace(folder, actor="ana") as opened:
+            told = adopt(opened, client, 1)
+            assert (told["tasks"], told["records"], told["added"]) == (5, 5, 1)
+            asked = current(opened)
+            assert (asked.kind, asked.classes) == ("class", ("billing", "claims"))
+            (label,) = opened.ledger.labels(kinds={"person"}).to_pylist()
+            assert label["body"] == "billing"
+            fake.annotate(3, 8, "", result=[{**region, "value": {"choices": ["claims"]}}])
+            fake._import([{"data": {"body": "A new one"}}])
+            told = adopt(opened, client, 1)
+            assert (told["records"], told["added"]) == (1, 1)
+            assert opened.ledger.counts()["records"] == 6
+
+
+def test_an_interface_that_asks_nothing_we_can_ask_is_refused() -> None:
+    names, kind, classes = read_interface(THEIRS, 3)
+    assert (names.field, names.text, names.answer, kind, classes) == (
+        "body", "mail", "topic", "class", ("billing", "claims"),
+    )  # fmt: skip
+    for xml in (
+        "<View/>",
+        "<View",
+        '<View><Image name="i" value="$x"/><Choices name="c" toName="i"/></View>',
+    ):
+        with pytest.raises(UsageError, match="project 3"):
+            read_interface(xml, 3)
