@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hmac
 import ipaddress
+import json
 import logging
 import socket
 import threading
@@ -24,7 +25,16 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from curation.errors import MissingExtra, TilthError
+from curation.errors import MissingExtra
+
+try:
+    import uvicorn
+    from fastapi import FastAPI, HTTPException, Request, Response
+    from starlette.concurrency import run_in_threadpool
+except ImportError as missing:
+    raise MissingExtra("serve", missing.name or "fastapi") from None
+
+from curation.errors import TilthError
 from curation.label_studio.tasks import result
 from curation.loop import MAIN
 from curation.people import connection, label_studio, pull_all
@@ -109,10 +119,6 @@ def create_app(
     """The application. With ``polling`` a thread pulls when knocked at, and every so many seconds whatever happens; it
     calls ``greet`` first.
     """
-    try:
-        from fastapi import FastAPI, HTTPException, Request, Response
-    except ImportError:
-        raise MissingExtra("serve", "fastapi") from None
     backend = Backend(service)
     ending = threading.Event()
 
@@ -172,10 +178,6 @@ def create_app(
 
     @app.post("/predict")
     async def predict(request: Request) -> dict[str, Any]:
-        import json
-
-        from starlette.concurrency import run_in_threadpool
-
         known(request)
         try:
             tasks = json.loads(await body_of(request, LARGEST_PREDICT))["tasks"]
@@ -302,10 +304,6 @@ def _local(workspace: Workspace) -> Scorer:
 
 def run(service: Service, host: str, port: int, every: float, connect: bool = False) -> None:
     """Serve until interrupted. With ``connect`` the projects of the server are told where their ML backend is."""
-    try:
-        import uvicorn
-    except ImportError:
-        raise MissingExtra("serve", "uvicorn") from None
     url = f"http://{host}:{port}"
 
     def greet() -> None:

@@ -9,23 +9,32 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 from apps.cli import app
 from apps.label_studio_server import Server
 from curation import loop, people, workspace
+from curation.errors import RemoteUnavailable
 from curation.formats import Mapping
+from curation.label_studio import Suggestion, connect, to_task
+from curation.label_studio import project as project_module
+from curation.ledger import Question, Showing
 from curation.loop import Run
 from curation.people import plan
+from curation.records import digest
 from curation.workspace import Workspace, init, open_workspace
 from tests.curation.toys import ToyLearner, write_rows
-from tests.label_studio_server import server, sign_up
+from tests.label_studio_server import Person, admin, server, sign_up
 
 CHROMIUM = Path("/usr/bin/chromium")
 PASSWORD = "a-long-password"
@@ -132,9 +141,9 @@ def desk(folder: Path, rows: list[dict[str, str]], toml: dict[str, str], **mappi
     return folder
 
 
-def choose(opened: Workspace) -> None:
+def choose(opened: Workspace, batch: int) -> None:
     """Choose the next batch as a run does, without torch."""
-    loop.choose(Run(opened, ToyLearner(opened), people.label_studio(), "label-studio"))
+    loop.choose(Run(opened, ToyLearner(opened), people.label_studio(), "label-studio", batch=batch))
 
 
 POLICY = """# Parcels
@@ -182,7 +191,7 @@ def test_two_annotators_in_browsers_and_what_becomes_of_their_answers(
     tilth(folder, "people", "add", "Ines", "--minutes", "90", "--email", f"ines{NUMBER}@example.org")
     tilth(folder, "people", "add", "Tom", "--minutes", "90", "--email", f"tom{NUMBER}@example.org")
     with open_workspace(folder, actor="ana") as opened:
-        loop.choose(Run(opened, ToyLearner(opened), people.label_studio(), "label-studio", batch=6))
+        choose(opened, 6)
     pushed = tilth(folder, "push")
     assert pushed["pushed"] == 12
     assert tilth(folder, "push")["pushed"] == 0
@@ -262,3 +271,255 @@ def _judge(folder: Path, tilth: Any, blind: set[str], skipped: str) -> None:
     assert told["anchoring"]["shown"]["share"] == round(4 / 7, 4)
     assert told["anchoring"]["blind"] is None
     assert -1 <= told["alpha"] < 1
+
+
+# Faults between us and the server
+
+
+class Faults:
+    """What the proxy does to answers: ``lose`` forwards a request and drops the answer, ``cut`` sends half of it."""
+
+    def __init__(self) -> None:
+        self.plan: list[str] = []
+        self.log: list[str] = []
+
+    def next(self, method: str, path: str) -> str:
+        fault = self.plan.pop(0) if self.plan else ""
+        self.log.append(f"{method} {path.partition('?')[0]} {fault}".strip())
+        return fault
+
+
+@pytest.fixture
+def proxy(at: Server) -> Iterator[tuple[str, Faults]]:
+    """A proxy in front of the real server that loses and cuts answers on demand."""
+    faults = Faults()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+        def _forward(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            fault = faults.next(self.command, self.path)
+            if fault == "busy":
+                self._answer(503, "application/json", b'{"detail": "busy"}')
+                return
+            headers = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "accept-encoding")}
+            got = httpx.request(self.command, at.url + self.path, content=body, headers=headers, timeout=120)
+            if fault == "lose":
+                self.close_connection = True
+                self.connection.close()
+                return
+            content = got.content[: len(got.content) // 2] if fault == "cut" else got.content
+            if fault == "page":
+                self._answer(200, "text/html", b"<html>Please log in</html>")
+                return
+            self._answer(got.status_code, got.headers.get("content-type", ""), content)
+
+        def _answer(self, status: int, kind: str, content: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_PATCH = do_DELETE = _forward
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    listening.daemon_threads = True
+    threading.Thread(target=listening.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listening.server_address[1]}", faults
+    finally:
+        listening.shutdown()
+        listening.server_close()
+
+
+REPLY = Question("reply", 1, "edit")
+
+
+def pushed(number: int) -> list[dict[str, Any]]:
+    made = []
+    for i in range(number):
+        record = digest(f"{NUMBER} record {i}")
+        showing = Showing(record, "reply", 1, record, annotator="0", id=digest(f"{NUMBER} showing {i}"))
+        row = {"record": record, "prompt": f"Where is parcel {i}?"}
+        made.append(to_task(showing, row, Suggestion("On its way.", "adapter", 0.5), REPLY))
+    return made
+
+
+def test_through_a_network_that_loses_and_cuts_answers_each_task_and_each_answer_arrives_once(
+    at: Server, proxy: tuple[str, Faults], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, faults = proxy
+    monkeypatch.setattr(project_module, "IMPORT", 5)
+    http = admin(at).http
+    with connect(url, at.token, sleep=lambda _: None) as client:
+        channel = project_module.channel(client, REPLY, title=f"faults {NUMBER}")
+        tasks = pushed(30)
+        faults.log.clear()
+        # Every second import is done by the server, and its answer lost; a look-up between is cut.
+        faults.plan = ["", "lose", "cut", "", "", "", "lose", "", "", "", "lose", "cut"]
+        remote = channel.push(tasks)
+        assert channel.push(tasks) == remote
+        assert sum("import lose" in line for line in faults.log) >= 2, faults.log
+        listed = http.get("/api/tasks/", params={"project": channel.project, "page_size": 100}).json()
+        assert listed["total"] == len(set(remote.values())) == 30
+        # Answers in bulk, as a second project would be imported; then every kind of trouble on the way back.
+        people_of = [sign_up(at, f"{name}-{NUMBER}@example.org") for name in ("vera", "wim")]
+        ids = list(remote.values())
+        notes = [people_of[i % 2].answer(ids[i], f"answer {i}", seconds=7.0) for i in range(12)]
+        people_of[1].answer(ids[0], "another opinion")
+        people_of[0].skip(ids[12], "needs context")
+        small = replace(channel, page=4)
+        whole = [a for page in small.pull() for a in page.answers]
+        assert len(whole) == 14
+        for fault in ("cut", "page", "busy", "lose"):
+            faults.plan = ["", *[fault] * 12]
+            taken = []
+            with pytest.raises(RemoteUnavailable):
+                for page in small.pull():
+                    taken.append(page)
+            faults.plan = []
+            mark = taken[-1].watermark if taken else None
+            rest = [a for page in small.pull(mark) for a in page.answers]
+            got = {a.annotation: a for page in taken for a in page.answers} | {a.annotation: a for a in rest}
+            assert got == {a.annotation: a for a in whole}, fault
+        faults.plan = ["busy", "cut", ""]
+        assert len([a for page in channel.pull() for a in page.answers]) == 14, "what may pass is tried again"
+        people_of[0].edit(notes[2], "second thought")
+        people_of[1].delete(notes[1])
+        later = [a for page in small.pull(held=whole) for a in page.answers]
+        by_note = {a.annotation: a for a in later}
+        assert by_note[str(notes[2])].value == "second thought"
+        assert by_note[str(notes[1])].deleted
+        assert {a.lead_time for a in later if a.usable and a.value != "another opinion"} == {7.0}
+        assert [a.why for a in later if a.skipped] == ["needs context"]
+
+
+# The loop, the webhook, the ML backend
+
+
+def test_a_webhook_wakes_the_poll_and_the_ml_backend_is_asked(at: Server, tilth: Any, tmp_path: Path) -> None:
+    import uvicorn
+
+    from apps import serve
+    from apps.label_studio_server import free_port
+    from curation.people import connection
+
+    folder = desk(
+        tmp_path / f"hooks-{NUMBER}", letters(30), {'kind = "auto"': 'kind = "edit"'}, completion="draft"
+    )
+    with open_workspace(folder, actor="ana") as opened:
+        choose(opened, 2)
+    tilth(folder, "push")
+    secret, port = "ab" * 20, free_port()
+    url = f"http://127.0.0.1:{port}"
+    knocker = serve.Knocker()
+    service = serve.Service(folder, "ana", secret, serve.hosts_of(at.url), ToyLearner)
+    app_ = serve.create_app(service, knocker, every=600)
+    running = uvicorn.Server(uvicorn.Config(app_, host="127.0.0.1", port=port, log_level="error"))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    try:
+        serve.wait_until_healthy(url)
+        with open_workspace(folder, actor="ana") as opened:
+            assert connection.register(opened, url, secret)["added"]
+            assert not connection.register(opened, url, secret)["added"], "registered once"
+            assert len(connection.connect_backends(opened, url, secret)) == 1
+            assert connection.connect_backends(opened, url, secret) == []
+            checks = {check.name: check for check in connection.examine(opened)}
+            assert {check.state for check in checks.values()} == {"good"}, checks
+            assert "takes personal and legacy" in checks["label studio token"].detail
+            (task, _) = opened.ledger.tasks()
+        sign_up(at, f"xenia-{NUMBER}@example.org").answer(task.remote, "It is on its way.")
+        deadline = time.monotonic() + 60
+        labels = 0
+        while not labels and time.monotonic() < deadline:
+            time.sleep(0.5)
+            with open_workspace(folder, actor="ana") as opened:
+                labels = opened.ledger.labels(kinds={"person"}).num_rows
+        assert labels == 1, "nobody pulled: the webhook did"
+        assert knocker.knocks >= 1
+        http = admin(at).http
+        (hook,) = [h for h in http.get("/api/webhooks/").json() if h["url"] == f"{url}/webhook"]
+        http.patch(f"/api/webhooks/{hook['id']}/", json={"is_active": False}).raise_for_status()
+        told = {check["name"]: check for check in _checks(folder)}
+        assert told["webhook"]["state"] == "bad"
+        http.delete(f"/api/webhooks/{hook['id']}/")
+    finally:
+        running.should_exit = True
+        thread.join(timeout=30)
+
+
+def _checks(folder: Path) -> list[dict[str, Any]]:
+    done = CliRunner().invoke(app, ["--workspace", str(folder), "--json", "--quiet", "doctor"])
+    return list(json.loads(done.stdout.strip().splitlines()[-1])["checks"])
+
+
+def test_classes_that_somebody_used_are_revised_on_the_server(at: Server, tilth: Any, tmp_path: Path) -> None:
+    folder = desk(
+        tmp_path / f"revised-{NUMBER}",
+        [{"id": f"C{i}", "prompt": f"Inquiry number {i} about something"} for i in range(30)],
+        {'kind = "auto"': 'kind = "class"\nclasses = ["billing", "claims", "customs"]'},
+    )
+    with open_workspace(folder, actor="ana") as opened:
+        choose(opened, 4)
+    tilth(folder, "push")
+    who = sign_up(at, f"yann-{NUMBER}@example.org")
+    with open_workspace(folder, actor="ana") as opened:
+        tasks = [task.remote for task in opened.ledger.tasks()]
+    for task, name in zip(tasks, ("billing", "claims", "customs"), strict=False):
+        who.choose(task, name)
+    assert tilth(folder, "pull")["added"] == 3
+    told = tilth(
+        folder, "question", "revise", "--rename", "claims=damages", "--remove", "customs", "--add", "other"
+    )
+    assert told["labels"] == {"kept": 1, "mapped": 1, "asked_again": 1}
+    assert tilth(folder, "question")["classes"] == ["billing", "damages", "other"]
+    with open_workspace(folder, actor="ana") as opened:
+        assert len(opened.ledger.tasks()) == 5, "the record whose class went is asked about again"
+        last = opened.ledger.tasks()[-1].remote
+    who.choose(last, "other")
+    assert tilth(folder, "pull")["added"] == 1
+
+
+@pytest.mark.slow
+def test_the_loop_goes_on_through_two_rounds_with_people_behind_the_server(
+    at: Server, tilth: Any, tmp_path: Path
+) -> None:
+    from tests.curation.toys import CLASSES, inquiries
+
+    rows = inquiries(160)
+    folder = desk(
+        tmp_path / f"loop-{NUMBER}",
+        [*rows],
+        {'kind = "auto"': f'kind = "class"\nclasses = {json.dumps(CLASSES)}', "batch = 50 ": "batch = 6 "},
+        gold="gold",
+    )
+    text = (folder / "tilth.toml").read_text().replace("rank = 16", "rank = 4\nadapt_steps = 5\nepochs = 1")
+    (folder / "tilth.toml").write_text(text)
+    right = {row["prompt"]: row["gold"] for row in rows}
+    who: Person | None = None
+    sent: list[int] = []
+    for number in (1, 2):
+        told = tilth(folder, "run", "--rounds", "2", "--annotator", "label-studio")
+        assert told["waiting_for"]["round"] == number
+        again = tilth(folder, "run", "--rounds", "2", "--annotator", "label-studio")
+        assert again["waiting_for"] == told["waiting_for"], "waiting is not asking twice"
+        project = int(told["waiting_for"]["where"].split("/projects/")[1].split("/")[0])
+        http = admin(at).http
+        listed = http.get(
+            "/api/tasks/", params={"project": project, "page_size": 100, "fields": "all"}
+        ).json()
+        sent.append(listed["total"])
+        who = who or sign_up(at, f"zoe-{NUMBER}@example.org")
+        for task in listed["tasks"]:
+            if not task["annotations"]:
+                who.choose(str(task["id"]), right[task["data"]["prompt"]])
+    done = tilth(folder, "run", "--rounds", "2", "--annotator", "label-studio")
+    assert [r["labels"] for r in done["rounds"]] == [6, 12]
+    assert sent == [6, 12], "nothing was pushed twice"
+    assert "waiting_for" not in done
