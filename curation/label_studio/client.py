@@ -169,10 +169,12 @@ class LabelStudio:
             raise self._unexpected("a list of webhooks in which one is no webhook")
         return hooks
 
-    def add_webhook(self, url: str, headers: Mapping[str, str]) -> None:
-        """Ask the server to tell ``url`` whenever anything changes, with ``headers`` and without content."""
+    def add_webhook(self, project: int, url: str, headers: Mapping[str, str]) -> None:
+        """Ask the server to tell ``url`` whenever anything changes in a project, with ``headers`` and without content."""
         wanted = {"url": url, "headers": dict(headers), "send_payload": False, "send_for_all_actions": True}
-        self._send(lambda: self._sdk.webhooks.create(**wanted, is_active=True), "add the webhook")
+        self._send(
+            lambda: self._sdk.webhooks.create(**wanted, project=project, is_active=True), "add the webhook"
+        )
 
     def delete_webhook(self, webhook: int) -> None:
         """Remove a webhook."""

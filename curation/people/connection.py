@@ -8,6 +8,7 @@ from typing import Any
 
 from curation.errors import TilthError, UsageError
 from curation.health import Check
+from curation.label_studio import LabelStudio
 from curation.people.through import server
 from curation.workspace import Workspace
 
@@ -47,7 +48,7 @@ def _examine(workspace: Workspace, url: str) -> Iterator[Check]:
             yield Check("label studio", "good", f"{url} knows us as {who.get('email') or who['id']}")
             yield _token(kind, client.token_settings())
             yield _version(client.version())
-            yield from _webhooks(client.webhooks())
+            yield from _webhooks(client.webhooks(), _projects(workspace, client))
     except TilthError as error:
         yield Check("label studio", "bad", str(error))
 
@@ -70,45 +71,58 @@ def _version(version: str) -> Check:
     )
 
 
-def _webhooks(hooks: list[dict[str, Any]]) -> Iterator[Check]:
+def _webhooks(hooks: list[dict[str, Any]], projects: list[int]) -> Iterator[Check]:
     """A webhook that failed too often is switched off by the server, and nobody is told."""
-    ours = [hook for hook in hooks if HEADER in (hook.get("headers") or {})]
-    if not ours:
-        yield Check("webhook", "note", "none; answers come at the next poll. Add it: tilth serve --register")
-    for hook in ours:
-        alive = bool(hook.get("is_active"))
+    ours = [
+        hook for hook in hooks if hook.get("project") in projects and HEADER in (hook.get("headers") or {})
+    ]
+    off = sorted({hook["url"] for hook in ours if not hook.get("is_active")})
+    without = len(set(projects) - {hook.get("project") for hook in ours})
+    if off:
+        yield Check("webhook", "bad", f"{', '.join(off)} was switched off: tilth serve --register")
+    elif without:
+        told = f"{without} of {len(projects)} projects have none; answers come at the next poll"
+        yield Check("webhook", "note", f"{told}. Add it: tilth serve --register")
+    elif projects:
         yield Check(
-            "webhook",
-            "good" if alive else "bad",
-            hook["url"] if alive else f"{hook['url']} was switched off: tilth serve --register",
+            "webhook", "good", f"{', '.join(sorted({hook['url'] for hook in ours}))} for every project"
         )
 
 
+def _projects(workspace: Workspace, client: LabelStudio) -> list[int]:
+    return client.projects_called(f"Tilth: {workspace.config.workspace.name} ")
+
+
 def register(workspace: Workspace, url: str, secret: str) -> dict[str, Any]:
-    """Make the webhook of the service at ``url`` known to the server, once.
+    """Make the webhook of the service at ``url`` known to each of our projects, once.
 
     One that is there and alive already is left as it is; one of ours that is not is replaced.
     """
     if not server_url(workspace):
         raise UsageError("no Label Studio is configured", where="tilth serve --register")
+    wanted, added = f"{url}/webhook", 0
     with server(workspace) as client:
-        wanted = f"{url}/webhook"
-        ours = [h for h in client.webhooks() if HEADER in (h.get("headers") or {})]
-        good = [
-            h for h in ours if h["url"] == wanted and h.get("is_active") and h["headers"][HEADER] == secret
-        ]
-        for hook in ours:
-            if hook not in good[:1]:
-                client.delete_webhook(int(hook["id"]))
-        if not good:
-            client.add_webhook(wanted, {HEADER: secret})
-    return {"webhook": wanted, "added": not good}
+        hooks = client.webhooks()
+        for project in _projects(workspace, client):
+            ours = [h for h in hooks if h.get("project") == project and HEADER in (h.get("headers") or {})]
+            good = [h for h in ours if _serves(h, wanted, secret)][:1]
+            for hook in ours:
+                if hook not in good:
+                    client.delete_webhook(int(hook["id"]))
+            if not good:
+                client.add_webhook(project, wanted, {HEADER: secret})
+                added += 1
+    return {"webhook": wanted, "added": added}
+
+
+def _serves(hook: dict[str, Any], url: str, secret: str) -> bool:
+    return bool(hook["url"] == url and hook.get("is_active") and hook["headers"][HEADER] == secret)
 
 
 def connect_backends(workspace: Workspace, url: str, secret: str) -> list[int]:
     """Connect the ML backend at ``url``, which must be answering, to each of our projects; those that are new to it."""
     with server(workspace) as client:
-        projects = client.projects_called(f"Tilth: {workspace.config.workspace.name} ")
+        projects = _projects(workspace, client)
         new = [project for project in projects if url not in client.backends(project)]
         for project in new:
             client.add_backend(project, url, USER, secret)
