@@ -24,6 +24,8 @@ from curation.ledger.rows import Author, Function, NewLabel, ScoreRun, VoteRun
 from curation.ledger.store import Store, Writer
 from curation.records import digest
 
+SUPERSEDED = "superseded by a newer label of the same person about the same showing"
+
 
 class Labels(Store):
     """Authors, labels, functions, vote runs and scores."""
@@ -63,11 +65,14 @@ class Labels(Store):
             _supersede(writer, fresh)
         return ids
 
-    def standing(self, ids: Sequence[str]) -> set[str]:
-        """Which of these labels nobody has withdrawn; unknown ones are left out."""
-        statement = f"SELECT l.id FROM labels l WHERE l.id {{items}} AND {STANDING_LABEL}"
+    def withdrawn(self, ids: Sequence[str]) -> dict[str, str]:
+        """Which of these labels are withdrawn, each with the reason; standing and unknown ones are left out."""
+        statement = (
+            "SELECT l.id, (SELECT w.reason FROM label_withdrawals w WHERE w.label = l.id ORDER BY w.seq DESC LIMIT 1) "
+            f"FROM labels l WHERE l.id {{items}} AND NOT ({STANDING_LABEL})"
+        )
         with self._read() as reader:
-            return {row[0] for row in reader.rows_in(statement, list(dict.fromkeys(ids)))}
+            return {row[0]: row[1] for row in reader.rows_in(statement, list(dict.fromkeys(ids)))}
 
     def withdraw_labels(self, ids: Sequence[str], reason: str) -> int:
         """Take labels out of every view (deleted annotation, revoked author); returns how many were standing."""
@@ -197,7 +202,7 @@ def _supersede(writer: Writer, fresh: dict[str, NewLabel]) -> None:
     latest = {_mind(row): label for label, row in people.items()}
     rows = writer.rows_in(statement, list({row.record for row in people.values()}))
     old = [row[0] for row in rows if latest.get(tuple(row[1:]), row[0]) != row[0]]
-    withdraw(writer, old, "superseded by a newer label of the same person about the same showing")
+    withdraw(writer, old, SUPERSEDED)
 
 
 def _mind(row: NewLabel) -> tuple[str | None, str, str | None, int | None]:

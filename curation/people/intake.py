@@ -6,15 +6,18 @@ cannot be used is kept as an event with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import orjson
 
 from curation.label_studio import Channel, PersonLabel
 from curation.ledger import NewLabel
+from curation.ledger.labels import SUPERSEDED
 from curation.workspace import Workspace
 
+TAKEN_BACK = "its author took it back"
+RESTORED = "its author has no newer one"
 SKIPPED = "skipped"  # the kind of event that keeps why somebody skipped a task
 _TOLD = ("author", "task", "annotation", "updated_at", "lead_time", "why")
 Namer = Callable[[str], str]
@@ -184,6 +187,15 @@ class Intake:
             revision=f"{answer.annotation}@{answer.updated_at}",
         )
 
+    def _still_withdrawn(self, ids: Sequence[str]) -> set[str]:
+        """The Labels among ``ids`` that stay withdrawn. Where somebody deletes a newer answer their older one holds
+        again; what was withdrawn here, by a revision or a revocation, is not brought back by reading it again.
+        """
+        reasons = self.book.withdrawn(ids)
+        again = [label for label, why in reasons.items() if why in (SUPERSEDED, TAKEN_BACK)]
+        self.book.restore_labels(again, RESTORED)
+        return set(reasons) - set(again)
+
     def _reopen(self) -> None:
         """Keep a task open until as many different people as it wants have answered or skipped it."""
         for showing in [
@@ -197,12 +209,15 @@ class Intake:
         """Store what was taken since the last time, and count what is new and what was withdrawn."""
         before = {label for label, _ in self.labels.values()}
         ids = self.book.add_labels([label for label, _ in self.new])
-        standing = self.book.standing(ids)  # what was withdrawn here is not brought back by reading it again
+        standing = set(ids) - self._still_withdrawn(ids)
         for label, (_, answer) in zip(ids, self.new, strict=True):
             if label in standing:
-                self.labels[answer.showing, answer.author] = (label, answer)
+                key = (answer.showing, answer.author)
+                if key in self.labels and self.labels[key][0] != label:
+                    self.gone.append(self.labels[key][0])
+                self.labels[key] = (label, answer)
         self.totals["added"] += len(standing - before)
-        self.totals["withdrawn"] += self.book.withdraw_labels(self.gone, "its author took it back")
+        self.totals["withdrawn"] += self.book.withdraw_labels(self.gone, TAKEN_BACK)
         gone = set(self.gone)
         self.labels = {key: told for key, told in self.labels.items() if told[0] not in gone}
         self._reopen()

@@ -26,7 +26,7 @@ from apps.label_studio_server import Server
 from curation import loop, people, workspace
 from curation.errors import RemoteUnavailable
 from curation.formats import Mapping
-from curation.label_studio import Suggestion, connect, to_task
+from curation.label_studio import LabelStudio, PersonLabel, ProjectChannel, Suggestion, connect, to_task
 from curation.label_studio import project as project_module
 from curation.ledger import Question, Showing
 from curation.loop import Run
@@ -340,13 +340,14 @@ def proxy(at: Server) -> Iterator[tuple[str, Faults]]:
 REPLY = Question("reply", 1, "edit")
 
 
-def pushed(number: int) -> list[dict[str, Any]]:
+def pushed(number: int, question: Question = REPLY) -> list[dict[str, Any]]:
+    """Tasks of so many records, every fifth of them blind."""
     made = []
     for i in range(number):
         record = digest(f"{NUMBER} record {i}")
-        showing = Showing(record, "reply", 1, record, annotator="0", id=digest(f"{NUMBER} showing {i}"))
+        showing = Showing(record, "reply", 1, record, blind=i % 5 == 0, id=digest(f"{NUMBER} showing {i}"))
         row = {"record": record, "prompt": f"Where is parcel {i}?"}
-        made.append(to_task(showing, row, Suggestion("On its way.", "adapter", 0.5), REPLY))
+        made.append(to_task(showing, row, Suggestion("On its way.", "adapter", 0.5), question))
     return made
 
 
@@ -400,6 +401,96 @@ def test_through_a_network_that_loses_and_cuts_answers_each_task_and_each_answer
         assert by_note[str(notes[1])].deleted
         assert {a.lead_time for a in later if a.usable and a.value != "another opinion"} == {7.0}
         assert [a.why for a in later if a.skipped] == ["needs context"]
+
+
+# Two people over the API
+
+
+def test_a_real_server_gives_back_what_two_people_said(at: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    question = replace(REPLY, guideline="Never promise $money or <b>dates</b>.")
+    ines, tom = sign_up(at, f"ana-{NUMBER}@example.org"), sign_up(at, f"ben-{NUMBER}@example.org")
+    assert tom.http.get("/user/signup/").status_code in (200, 403)
+    title = f"two people {NUMBER}"
+    with connect(at.url, at.token) as client:
+        channel = project_module.channel(client, question, title=title)
+        with monkeypatch.context() as patch:
+            patch.setattr(client, "_send", lambda *_: pytest.fail("the project needs no change"))
+            assert project_module.ensure_project(client, question, title=title) == channel.project
+        made = pushed(20, question)
+        remote = channel.push(made)
+        assert channel.push(made) == remote
+        _assert_project(at, channel, made)
+        ids = list(remote.values())
+        kept = ines.answer(ids[0], "Thursday, <b>surely</b>.\n$prompt")
+        tom.answer(ids[0], "Friday.")
+        edited = ines.answer(ids[1], "first thought", seconds=9.0)
+        gone = tom.answer(ids[2], "to be taken back")
+        tom.skip(ids[3])
+        before = [label for page in channel.pull() for label in page.answers]
+        assert len(before) == 5
+        ines.edit(edited, "second thought")
+        tom.delete(gone)
+        after = [list(channel.pull(held=before)) for _ in range(2)]
+        assert after[0] == after[1]
+        _assert_labels([label for page in after[0] for label in page.answers], ids, ines.id, tom.id, kept)
+        again = [
+            label for page in channel.pull(after[0][-1].watermark, held=before) for label in page.answers
+        ]
+        assert set(again) <= {label for page in after[0] for label in page.answers}
+        _assert_next_model_is_shown(client, ines)
+        admin(at).http.delete(f"/api/tasks/{ids[5]}/").raise_for_status()
+        assert channel.vanished(ids) == (ids[5],)
+        with pytest.raises(RemoteUnavailable, match="not there"):
+            list(replace(channel, project=99_999).pull())
+    with (
+        connect(at.url, "0" * 40) as stranger,
+        pytest.raises(RemoteUnavailable, match="token is refused"),
+    ):
+        stranger.me()
+
+
+def _assert_project(at: Any, channel: ProjectChannel, made: list[dict[str, Any]]) -> None:
+    """Nothing was made twice, blind tasks have no prediction, and the guideline is text."""
+    http = admin(at).http
+    listed = http.get(
+        "/api/tasks/", params={"project": channel.project, "fields": "all", "page_size": 100}
+    ).json()
+    assert listed["total"] == 20
+    by_showing = {task["data"]["showing"]: task for task in listed["tasks"]}
+    for task in made:
+        assert len(by_showing[task["data"]["showing"]]["predictions"]) == len(task.get("predictions", ()))
+    projects = http.get("/api/projects/", params={"title": f"two people {NUMBER}"}).json()["results"]
+    assert [p["id"] for p in projects] == [channel.project]
+    assert "&lt;b&gt;dates" in http.get(f"/api/projects/{channel.project}/").json()["expert_instruction"]
+
+
+def _assert_labels(labels: list[PersonLabel], ids: list[str], ines: str, tom: str, kept: int) -> None:
+    said = {(label.task, label.author): label for label in labels}
+    assert len(said) == len(labels) == 5
+    first = said[ids[0], ines]
+    assert (first.value, first.lead_time, first.annotation) == (
+        "Thursday, <b>surely</b>.\n$prompt",
+        4.0,
+        str(kept),
+    )
+    assert said[ids[0], tom].value == "Friday."
+    assert said[ids[1], ines].value == "second thought"
+    assert said[ids[2], tom].deleted
+    assert said[ids[3], tom].skipped
+
+
+def _assert_next_model_is_shown(client: LabelStudio, person: Person) -> None:
+    """The suggestion of a second model fills in the box too, not only that of the first."""
+    question = replace(REPLY, name="tone")
+    channel = project_module.channel(client, question, title=f"tone {NUMBER}")
+    for model in ("adapter-7", "adapter-8"):
+        record = digest(model)
+        showing = Showing(record, "tone", 1, record, id=digest(f"showing of {model}"))
+        suggestion = Suggestion(f"from {model}", model, 0.5)
+        channel.push([to_task(showing, {"record": record, "prompt": "?"}, suggestion, question)])
+        task = person.http.get(f"/api/projects/{channel.project}/next").raise_for_status().json()
+        assert task["data"]["suggestion"] == f"from {model}"
+        person.skip(str(task["id"]))
 
 
 # The loop, the webhook, the ML backend

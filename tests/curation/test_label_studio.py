@@ -20,7 +20,6 @@ from apps import label_studio_server
 from curation.errors import RemoteUnavailable, UsageError
 from curation.label_studio import (
     FileChannel,
-    LabelStudio,
     PersonLabel,
     ProjectChannel,
     Suggestion,
@@ -42,7 +41,6 @@ from curation.label_studio.tasks import WORD_JOINER, result
 from curation.records import digest
 from tests import label_studio_fake as faults
 from tests.label_studio_fake import Fake, fake_server
-from tests.label_studio_server import Person, admin, server, sign_up
 
 TOKEN = "4f0c9a1db2e7aaaa4f0c9a1db2e7aaaa00001111"
 
@@ -737,92 +735,3 @@ def test_a_missing_server_and_a_taken_port_are_named(tmp_path: Path, fake: Fake)
         label_studio_server.executable(tmp_path)
     with pytest.raises(UsageError, match="is taken"):
         label_studio_server.free_port(int(fake.url.rsplit(":", 1)[1]))
-
-
-@pytest.mark.server
-def test_a_real_server_gives_back_what_two_people_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    question = replace(EDIT, guideline="Never promise $money or <b>dates</b>.")
-    with server(tmp_path / "server") as at:
-        ines, tom = sign_up(at, "ines@example.org"), sign_up(at, "tom@example.org")
-        assert tom.http.get("/user/signup/").status_code in (200, 403)
-        with connect(at.url, at.token) as client:
-            channel = project_module.channel(client, question)
-            with monkeypatch.context() as patch:
-                patch.setattr(client, "_send", lambda *_: pytest.fail("the project needs no change"))
-                assert ensure_project(client, question) == channel.project
-            made = [make(i, blind=i % 5 == 0) for i in range(20)]
-            remote = channel.push(made)
-            assert channel.push(made) == remote
-            _assert_project(at, channel, made)
-            ids = list(remote.values())
-            kept = ines.answer(ids[0], "Thursday, <b>surely</b>.\n$prompt")
-            tom.answer(ids[0], "Friday.")
-            edited = ines.answer(ids[1], "first thought", seconds=9.0)
-            gone = tom.answer(ids[2], "to be taken back")
-            tom.skip(ids[3])
-            before = [label for page in channel.pull() for label in page.answers]
-            assert len(before) == 5
-            ines.edit(edited, "second thought")
-            tom.delete(gone)
-            after = [list(channel.pull(held=before)) for _ in range(2)]
-            assert after[0] == after[1]
-            _assert_labels([label for page in after[0] for label in page.answers], ids, ines.id, tom.id, kept)
-            again = [
-                label for page in channel.pull(after[0][-1].watermark, held=before) for label in page.answers
-            ]
-            assert set(again) <= {label for page in after[0] for label in page.answers}
-            _assert_next_model_is_shown(client, ines)
-            admin(at).http.delete(f"/api/tasks/{ids[5]}/").raise_for_status()
-            assert channel.vanished(ids) == (ids[5],)
-            with pytest.raises(RemoteUnavailable, match="not there"):
-                list(replace(channel, project=999).pull())
-        with (
-            connect(at.url, "0" * 40) as stranger,
-            pytest.raises(RemoteUnavailable, match="token is refused"),
-        ):
-            stranger.me()
-
-
-def _assert_project(at: Any, channel: ProjectChannel, made: list[dict[str, Any]]) -> None:
-    """Nothing was made twice, blind tasks have no prediction, and the guideline is text."""
-    http = admin(at).http
-    listed = http.get(
-        "/api/tasks/", params={"project": channel.project, "fields": "all", "page_size": 100}
-    ).json()
-    assert listed["total"] == 20
-    by_showing = {task["data"]["showing"]: task for task in listed["tasks"]}
-    for task in made:
-        assert len(by_showing[task["data"]["showing"]]["predictions"]) == len(task.get("predictions", ()))
-    assert http.get("/api/projects/").json()["count"] == 1
-    assert "&lt;b&gt;dates" in http.get(f"/api/projects/{channel.project}/").json()["expert_instruction"]
-
-
-def _assert_labels(labels: list[PersonLabel], ids: list[str], ines: str, tom: str, kept: int) -> None:
-    said = {(label.task, label.author): label for label in labels}
-    assert len(said) == len(labels) == 5
-    first = said[ids[0], ines]
-    assert (first.value, first.lead_time, first.annotation) == (
-        "Thursday, <b>surely</b>.\n$prompt",
-        4.0,
-        str(kept),
-    )
-    assert said[ids[0], tom].value == "Friday."
-    assert said[ids[1], ines].value == "second thought"
-    assert said[ids[2], tom].deleted
-    assert said[ids[3], tom].skipped
-
-
-def _assert_next_model_is_shown(client: LabelStudio, person: Person) -> None:
-    """The suggestion of a second model fills in the box too, not only that of the first."""
-    question = replace(EDIT, name="tone")
-    channel = project_module.channel(client, question)
-    for model in ("adapter-7", "adapter-8"):
-        record = digest(model)
-        showing = Showing(digest(f"showing of {model}"), record, "tone")
-        suggestion = Suggestion(f"from {model}", model, 0.5)
-        channel.push([to_task(showing, {"record": record, "prompt": "?"}, suggestion, question)])
-        task = person.http.get(f"/api/projects/{channel.project}/next").raise_for_status().json()
-        assert task["predictions"][0]["result"][0]["value"]["text"] == [f"from {model}"]
-        person.skip(str(task["id"]))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation import loop, people, workspace
 from curation.curate import Rules, blocked
-from curation.errors import UsageError
+from curation.errors import GateRefused, UsageError
 from curation.formats import Mapping
 from curation.label_studio import connect
 from curation.ledger import Showing
@@ -36,7 +38,7 @@ TOKEN = "4f0c9a1db2e7aaaa4f0c9a1db2e7aaaa00001111"
 def test_an_answer_costs_the_median_of_what_such_answers_took_and_lunch_is_no_work() -> None:
     assert seconds_for("class", [10, 12, 11, 9_000, 0.0]) == 11
     assert seconds_for("edit", []) == plan.USUAL["edit"]
-    assert seconds_for("edit", [60.0], own=[10.0] * 4) == 60.0, "four answers are not enough to know a pace"
+    assert seconds_for("edit", [60.0], own=[10.0] * 4) == 25.0, "four answers are not enough to know a pace"
     assert seconds_for("edit", [60.0], own=[10.0] * 5) == 10.0
 
 
@@ -450,3 +452,161 @@ def test_an_interface_that_asks_nothing_we_can_ask_is_refused() -> None:
     ):
         with pytest.raises(UsageError, match="project 3"):
             read_interface(xml, 3)
+
+
+# Events that are lost, doubled and out of order
+
+
+def test_however_webhooks_arrive_one_reconcile_comes_to_the_servers_state(
+    desk: tuple[Workspace, Fake],
+) -> None:
+    """A webhook only wakes a pull; so pulls at random moments stand for every way that events may get lost."""
+    opened, fake = desk
+    rng = random.Random(7)
+    plan.add(opened, "Ines", minutes=900)
+    showings = choose(opened, batch=25)
+    through = people.label_studio()
+    people.push_open(opened, through)
+    count = len(fake.tasks)
+    assert count == len(showings) == 25
+    for _ in range(240):
+        task = rng.choice(fake.tasks)
+        if task["annotations"] and rng.random() < 0.3:
+            task["annotations"].pop(rng.randrange(len(task["annotations"])))
+            task["updated_at"] = fake.tick()
+        elif task["annotations"] and rng.random() < 0.5:
+            note = rng.choice(task["annotations"])
+            region = {"from_name": "answer", "type": "choices", "value": {"choices": [rng.choice(CLASSES)]}}
+            note |= {"result": [region], "updated_at": fake.tick(), "was_cancelled": rng.random() < 0.1}
+            task["updated_at"] = fake.tick()
+        else:
+            fake.annotate(task["id"], rng.choice((7, 8)), rng.choice(CLASSES))
+        if rng.random() < 0.03:  # nine of ten events are lost; what comes in between is pulled
+            through.collect(opened, current(opened))
+    people.label_studio().collect(opened, current(opened))
+    assert _standing(opened) == _state(fake)
+    assert len(_standing(opened)) > 10
+    again = people.label_studio().collect(opened, current(opened))
+    assert (again["added"], again["withdrawn"]) == (0, 0), "nothing is taken twice"
+
+
+def _standing(opened: Workspace) -> dict[tuple[str, str], str]:
+    rows = opened.ledger.labels(kinds={"person"}).to_pylist()
+    found = {(row["showing"], orjson.loads(row["extra"])["author"]): row["body"] for row in rows}
+    assert len(found) == len(rows), "one Label for each person and task"
+    return found
+
+
+def _state(fake: Fake) -> dict[tuple[str, str], str]:
+    """The latest annotation of each person on each task, less those that are skips."""
+    found: dict[tuple[str, str], str] = {}
+    for task in fake.tasks:
+        for note in sorted(task["annotations"], key=lambda n: (n["updated_at"], n["id"])):
+            key = (task["data"]["showing"], str(note["completed_by"]))
+            found.pop(key, None)
+            if not note["was_cancelled"]:
+                found[key] = next(iter(note["result"][0]["value"].values()))[0]
+    return found
+
+
+def test_personal_data_that_somebody_types_into_an_answer_never_reaches_a_snapshot(tmp_path: Path) -> None:
+    from curation.assemble import compose
+    from curation.curate import curate
+    from curation.ledger import NewLabel
+
+    secret = "ines.canary@example.org"
+    folder = tmp_path / "w"
+    init(folder, actor="ana")
+    text = (folder / "tilth.toml").read_text().replace('kind = "auto"', 'kind = "edit"')
+    (folder / "tilth.toml").write_text(text)
+    rows = write_rows(tmp_path / "rows.jsonl", [{"id": str(i), "prompt": f"Question {i}?"} for i in range(4)])
+    with open_workspace(folder, actor="ana") as opened:
+        workspace.ingest(opened, rows, mapping=Mapping(id="id"))
+        question = opened.ledger.add_question(replace(current(opened), version=1))
+        record = opened.ledger.records()["record"].to_pylist()[0]
+        showing = Showing(record, question.name, 1, record, annotator="0")
+        (shown,) = opened.ledger.add_showings([showing])
+        author = opened.ledger.add_author("label-studio:7", "person")
+        curate(opened)
+        said = f"Write to {secret} please."
+        opened.ledger.add_labels([NewLabel(record, question.name, 1, "person", author, said, showing=shown)])
+        with pytest.raises(GateRefused):
+            compose(opened)  # nobody has scanned the answer: freezing refuses the gap
+        curate(opened)
+        composed = compose(opened)
+        frozen = "".join(str(table.to_pylist()) for table in composed.tables)
+        assert "please." in frozen
+        assert secret not in frozen
+
+
+# Every kind of question, there and back
+
+
+KINDS = {
+    "accept": ("reject", {"from_name": "why", "type": "textarea", "value": {"text": ["rude"]}}),
+    "compare": ("tie", None),
+    "rubric": (None, None),
+    "spans": (None, None),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_is_judged_and_never_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    with fake_server() as fake:
+        monkeypatch.setenv("LABEL_STUDIO_URL", fake.url)
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", TOKEN)
+        folder = tmp_path / "w"
+        init(folder, actor="ana")
+        more = f'\n\n[question.judge]\nkind = "{kind}"\n'
+        more += 'criteria = ["kind", "true"]\n' if kind == "rubric" else ""
+        text = (folder / "tilth.toml").read_text().replace("\n[functions]", f"{more}\n[functions]")
+        (folder / "tilth.toml").write_text(text.replace('kind = "auto"', 'kind = "edit"'))
+        rows = [
+            {"id": f"{i}", "prompt": f"Question {i}?", "draft": f"Write to me, answer {i}."} for i in range(3)
+        ]
+        other = [{**row, "draft": f"Do not write to me, {row['id']}."} for row in rows]
+        with open_workspace(folder, actor="ana") as opened:
+            for name, trust in ((rows, "candidate"), (other, "reference")):
+                path = write_rows(tmp_path / f"{trust}.jsonl", name)
+                workspace.ingest(opened, path, mapping=Mapping(id="id", completion="draft"), trust=trust)
+            asked = current(opened, "judge")
+            offer.offer(opened, people.label_studio(), asked, 2)
+            through = people.label_studio()
+            assert people.push_open(opened, through, name="judge")["pushed"] == 2
+            data = fake.tasks[0]["data"]
+            assert "predictions" not in fake.tasks[0]
+            value, extra = KINDS[kind]
+            fake.annotate(1, 7, "x", result=_judgement(kind, value, extra, data))
+            assert people.pull_all(opened, through)["added"] == 1
+            (label,) = opened.ledger.labels(kinds={"person"}).to_pylist()
+            told = orjson.loads(label["extra"])
+            if kind == "accept":
+                assert (label["body"], told["why"]) == ("reject", "rude")
+            elif kind == "compare":
+                assert label["body"] == "tie"
+                assert {data["a"], data["b"]} <= {row["draft"] for row in rows + other}
+            elif kind == "rubric":
+                assert orjson.loads(label["body"]) == {"kind": 5, "true": 2}
+            else:
+                (span,) = orjson.loads(label["body"])
+                assert (span["text"], span["type"]) == ("me", "PERSON")
+            from curation.assemble import Voices, opinions
+
+            heard = opinions(opened, current(opened), Voices(), {"person"})
+            assert heard == [], "an opinion about an answer is no answer to the loop's question"
+
+
+def _judgement(kind: str, value: Any, extra: Any, data: dict[str, Any]) -> list[dict[str, Any]]:
+    if kind == "rubric":
+        return [
+            {"from_name": f"answer_{i}", "type": "choices", "value": {"choices": [grade]}}
+            for i, grade in enumerate(("5", "2"))
+        ]
+    if kind == "spans":
+        start = data["completion"].index("me") if "me" in data["completion"] else 0
+        marked = {"start": start, "end": start + 2, "text": data["completion"][start : start + 2]}
+        return [{"from_name": "answer", "type": "labels", "value": {**marked, "labels": ["PERSON"]}}]
+    chosen = {"from_name": "answer", "type": "choices", "value": {"choices": [value]}}
+    return [chosen, *([extra] if extra else [])]
