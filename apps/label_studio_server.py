@@ -2,8 +2,9 @@
 
 The server lives in an environment of its own (``make label-studio``), because it pins packages that Tilth
 needs newer. It listens on the loopback only, sends nothing out, lets nobody sign up without an invitation,
-and gets a token and a password that are made here and kept in files that only their owner can read. It
-refuses any other address.
+and gets an account whose token and password come from the environment (LABEL_STUDIO_USERNAME, LABEL_STUDIO_PASSWORD,
+LABEL_STUDIO_USER_TOKEN) or are made here, and are kept in files that only their owner can read. It refuses any other
+address.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from curation.errors import RemoteUnavailable, UsageError, storage_errors
@@ -45,11 +46,12 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: where it answers, who may log in, and where its files are."""
+    """A running server: where it answers, who may log in, where its files are, and its process where we started it."""
 
     url: str
     user: str
     data: Path
+    pid: int = 0
 
     @property
     def token_file(self) -> Path:
@@ -113,28 +115,33 @@ def free_port(port: int = 0, host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
-def secret(path: Path, size: int = 20) -> str:
-    """The secret kept in ``path``; made once, from ``size`` random bytes, readable by its owner alone."""
+def secret(path: Path, size: int = 20, given: str = "") -> str:
+    """The secret kept in ``path``; made once, from ``size`` random bytes, readable by its owner alone.
+
+    One that is ``given`` takes the place of whatever was kept.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if given:
+            path.unlink(missing_ok=True)
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             path.chmod(0o600)
             return path.read_text(encoding="ascii").strip()
         with os.fdopen(handle, "w", encoding="ascii") as out:
-            out.write(secrets.token_hex(size) + "\n")
+            out.write((given or secrets.token_hex(size)) + "\n")
     return path.read_text(encoding="ascii").strip()
 
 
-def environment_variables(data: Path, token: str, password: str) -> dict[str, str]:
+def environment_variables(data: Path, token: str, password: str, user: str = USER) -> dict[str, str]:
     """The server's settings. Secrets travel here and never on the command line, where every process sees
     them.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith("LABEL_STUDIO_")}
     return own | SETTINGS | {
         "LABEL_STUDIO_BASE_DATA_DIR": str(data),
-        "LABEL_STUDIO_USERNAME": USER,
+        "LABEL_STUDIO_USERNAME": user,
         "LABEL_STUDIO_PASSWORD": password,
         "LABEL_STUDIO_USER_TOKEN": token,
     }  # fmt: skip
@@ -158,15 +165,18 @@ def running(
     host = check_loopback(host)
     port = free_port(port, host)
     program, data = executable(environment), data.resolve()
-    server = Server(f"http://{f'[{host}]' if ':' in host else host}:{port}", USER, data)
-    variables = environment_variables(data, secret(server.token_file), secret(server.password_file))
+    user = os.environ.get("LABEL_STUDIO_USERNAME") or USER
+    server = Server(f"http://{f'[{host}]' if ':' in host else host}:{port}", user, data)
+    token = secret(server.token_file, given=os.environ.get("LABEL_STUDIO_USER_TOKEN", ""))
+    password = secret(server.password_file, given=os.environ.get("LABEL_STUDIO_PASSWORD", ""))
+    variables = environment_variables(data, token, password, user)
     command = [str(program), "start", "--no-browser", "--internal-host", host, "--port", str(port)]
     (data / ".gitignore").write_text("*\n", encoding="ascii")  # the folder holds secrets and people's work
     with (data / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         try:
             _await_health(server, process, seconds)
-            yield server
+            yield replace(server, pid=process.pid)
         finally:
             _stop(process)
 

@@ -25,11 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
 def server(folder: Path) -> Iterator[Server]:
     """A running server with its files in ``folder``; the test is skipped where none is installed.
 
-    ``TILTH_TEST_LABEL_STUDIO`` names the address and the data folder of one that runs already, to save its start.
+    ``TILTH_TEST_LABEL_STUDIO`` names the address, the data folder and the process of one that runs already, to save its start.
     """
     if running_one := os.environ.get("TILTH_TEST_LABEL_STUDIO"):
-        url, _, data = running_one.partition(" ")
-        yield Server(url, USER, Path(data))
+        url, data, *pid = running_one.split(" ")
+        yield Server(url, USER, Path(data), *map(int, pid))
         return
     environment = ROOT / ENVIRONMENT
     if not (environment / "bin" / "label-studio").exists():

@@ -312,6 +312,104 @@ def test_something_else_than_a_task_is_refused() -> None:
         from_annotations({"id": 1, "annotations": "none"}, EDIT)
 
 
+# What a real server said
+
+
+RECORDING = json.loads(
+    (Path(__file__).parent / "recordings" / "label_studio.json").read_text(encoding="utf-8")
+)
+SAID = {
+    ("record-0", "one"): ("Thursday.", False, ""),
+    ("record-1", "one"): ("second thought", False, ""),
+    ("record-3", "one"): (None, True, "not my field"),
+    ("record-3", "two"): (None, True, ""),
+    ("record-4", "one"): ("mine", False, ""),
+    ("record-4", "two"): ("yours", False, ""),
+    ("record-5", "one"): ("marked", False, ""),
+}
+
+
+@pytest.mark.parametrize("way", ["listed", "exported"])
+def test_what_a_real_server_recorded_is_read_as_it_was_meant(way: str) -> None:
+    """Recorded from Label Studio 1.23: an answer, an edit, a deletion, two skips, two people, a ground truth."""
+    names = {number: name for name, number in RECORDING["people"].items()}
+    labels = [label for task in RECORDING[way] for label in from_annotations(task, EDIT)]
+    said = {(label.record, names[label.author]): (label.value, label.skipped, label.why) for label in labels}
+    assert said == SAID
+    assert [label.record for label in labels if label.ground_truth] == ["record-5"]
+    assert {label.lead_time for label in labels if label.record in ("record-0", "record-1")} == {4.0, 9.0}
+    assert all(label.updated_at and not label.problem for label in labels)
+
+
+def test_an_answer_that_a_real_server_lost_becomes_a_tombstone() -> None:
+    (task,) = [task for task in RECORDING["listed"] if task["data"]["record"] == "record-2"]
+    before = from_annotations(task_with(annotation(1, "x")), EDIT)
+    held = [replace(label, task=str(task["id"]), record="record-2") for label in before]
+    assert task["annotations"] == []
+    assert [(label.deleted, label.value) for label in from_annotations(task, EDIT, held)] == [(True, None)]
+
+
+# Kinds of question
+
+JUDGED = {"accept": {}, "compare": {}, "rubric": {"classes": ("kind", "true")}, "spans": {}}
+
+
+@pytest.mark.parametrize("kind", JUDGED)
+def test_every_kind_of_question_has_a_page_of_plain_text_that_asks_why_not(kind: str) -> None:
+    tree = ElementTree.fromstring(label_config(replace(EDIT, kind=kind, **JUDGED[kind]), passages=True))
+    tags = {tag.tag for tag in tree.iter()}
+    assert tags <= {
+        "View", "Header", "Text", "TextArea", "Choices", "Choice", "Collapse", "Panel", "Style", "Labels", "Label"
+    }  # fmt: skip
+    (cannot,) = [tag for tag in tree.iter("Choices") if tag.get("name") == "cannot"]
+    assert [choice.get("value") for choice in cannot] == ["bad question", "not my field", "needs context"]
+    assert any(tag.get("value") == "$passages" for tag in tree.iter("Text"))
+    assert "Record $record" in [tag.get("value") for tag in tree.iter("Header")]
+
+
+def marked(start: int, end: int, text: str | None, shown: str) -> PersonLabel:
+    value = {"start": start, "end": end, "labels": ["PERSON"]} | ({} if text is None else {"text": text})
+    region = {"from_name": "answer", "to_name": "completion", "type": "labels", "value": value}
+    task = task_with(annotation(1, "", result=[region]))
+    task["data"] |= {"completion": shown, "question": "reply"}
+    (label,) = from_annotations(task, replace(EDIT, kind="spans"))
+    return label
+
+
+def test_a_mark_is_counted_in_code_points_whatever_the_browser_counts() -> None:
+    shown = "🙂 Ines wrote"
+    want = [{"start": 2, "end": 6, "text": "Ines", "type": "PERSON"}]
+    for start, end in ((2, 6), (3, 7)):  # in code points, and in the UTF-16 units of a browser
+        assert json.loads(marked(start, end, "Ines", shown).value or "") == want
+    assert json.loads(marked(2, 6, None, shown).value or "") == want
+    assert "outside the text" in marked(4, 99, None, shown).problem
+    assert "outside the text" in marked(0, 3, "Tom", shown).problem
+
+
+def test_no_marks_say_that_there_is_nothing_to_mark() -> None:
+    task = task_with(annotation(1, "", result=[]))
+    task["data"]["completion"] = "nothing here"
+    (label,) = from_annotations(task, replace(EDIT, kind="spans"))
+    assert (label.value, label.problem) == ("[]", "")
+
+
+def test_a_reason_outweighs_an_answer_however_it_was_sent() -> None:
+    why = {"from_name": "cannot", "type": "choices", "value": {"choices": ["needs context"]}}
+    for cancelled in (True, False):
+        note = annotation(1, "the untouched draft", was_cancelled=cancelled)
+        note["result"].append(why)
+        (label,) = from_annotations(task_with(note), EDIT)
+        assert (label.skipped, label.value, label.why) == (True, None, "needs context")
+
+
+def test_retired_classes_stay_on_the_page_where_a_server_cannot_lose_them() -> None:
+    revised = replace(CHOOSE, mapping={"lost": "claims", "odd": None})
+    assert "lost" not in label_config(revised)
+    page = label_config(revised, retired=True)
+    assert 'value="lost (no longer used: claims)" alias="lost"' in page
+    assert 'value="odd (no longer used: choose again)"' in page
+
+
 # Files
 
 ANSWER = st.text(
@@ -727,6 +825,9 @@ def test_a_secret_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> No
     assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(0o644)
     label_studio_server.secret(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o644)
+    assert label_studio_server.secret(path, given="theirs") == "theirs"
     assert path.stat().st_mode & 0o777 == 0o600
 
 
