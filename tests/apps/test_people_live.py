@@ -580,6 +580,38 @@ def test_classes_that_somebody_used_are_revised_on_the_server(at: Server, tilth:
     assert tilth(folder, "pull")["added"] == 1
 
 
+def test_a_project_of_others_is_taken_over_on_the_server(at: Server, tilth: Any, tmp_path: Path) -> None:
+    http = admin(at).http
+    choices = (
+        '<Choices name="topic" toName="mail"><Choice value="billing"/><Choice value="claims"/></Choices>'
+    )
+    interface = f'<View><Text name="mail" value="$body"/>{choices}</View>'
+    made = http.post("/api/projects/", json={"title": f"Mails {NUMBER}", "label_config": interface})
+    project = int(made.raise_for_status().json()["id"])
+    rows = [{"data": {"body": f"Where is my invoice {i}?"}} for i in range(6)]
+    ids = http.post(f"/api/projects/{project}/import?return_task_ids=true", json=rows).json()["task_ids"]
+    who = sign_up(at, f"uma-{NUMBER}@example.org")
+    region = {
+        "id": "a",
+        "from_name": "topic",
+        "to_name": "mail",
+        "type": "choices",
+        "value": {"choices": ["billing"]},
+    }
+    note = {"result": [region], "lead_time": 3.0}
+    who.http.post(f"/api/tasks/{ids[0]}/annotations/", json=note).raise_for_status()
+    folder = tmp_path / f"adopted-{NUMBER}"
+    init(folder, actor="ana")
+    assert tilth(folder, "question", "adopt", str(project), "--dry-run")["tasks"] == 6
+    told = tilth(folder, "question", "adopt", str(project))
+    assert (told["records"], told["added"], told["kind"]) == (6, 1, "class")
+    assert tilth(folder, "question")["classes"] == ["billing", "claims"]
+    who.http.post(f"/api/tasks/{ids[1]}/annotations/", json=note).raise_for_status()
+    assert tilth(folder, "pull")["added"] == 1
+    with open_workspace(folder, actor="ana") as opened:
+        assert opened.ledger.labels(kinds={"person"})["body"].to_pylist() == ["billing"] * 2
+
+
 @pytest.mark.slow
 def test_the_loop_goes_on_through_two_rounds_with_people_behind_the_server(
     at: Server, tilth: Any, tmp_path: Path
