@@ -38,7 +38,7 @@ TOKEN = "4f0c9a1db2e7aaaa4f0c9a1db2e7aaaa00001111"
 def test_an_answer_costs_the_median_of_what_such_answers_took_and_lunch_is_no_work() -> None:
     assert seconds_for("class", [10, 12, 11, 9_000, 0.0]) == 11
     assert seconds_for("edit", []) == plan.USUAL["edit"]
-    assert seconds_for("edit", [60.0], own=[10.0] * 4) == 25.0, "four answers are not enough to know a pace"
+    assert seconds_for("edit", [60.0], own=[10.0] * 4) == 60.0, "four answers are not enough to know a pace"
     assert seconds_for("edit", [60.0], own=[10.0] * 5) == 10.0
 
 
@@ -47,6 +47,7 @@ def test_a_week_begins_on_monday_in_utc() -> None:
     assert plan.week_start(thursday) == "2026-11-23T00:00:00.000000Z"
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 30), max_size=5), st.integers(1, 4))
 def test_a_batch_is_the_most_that_people_can_see_without_seeing_anything_twice(
     room: list[int], per_record: int
@@ -66,7 +67,7 @@ TEAM = [
 ]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 12),
     st.integers(1, 4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.retrieval import RetrievalRule, index
@@ -42,6 +42,7 @@ def test_a_word_that_stands_everywhere_tells_nothing() -> None:
     assert [f.place for f in index(many).search("the 7")] == [7]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("ab c", max_size=8), max_size=8), st.text("ab c", max_size=8), st.integers(0, 4))
 def test_results_are_few_distinct_sorted_and_repeatable(texts: list[str], query: str, k: int) -> None:
     found = index(texts).search(query, k)
