@@ -611,3 +611,12 @@ def _judgement(kind: str, value: Any, extra: Any, data: dict[str, Any]) -> list[
         return [{"from_name": "answer", "type": "labels", "value": {**marked, "labels": ["PERSON"]}}]
     chosen = {"from_name": "answer", "type": "choices", "value": {"choices": [value]}}
     return [chosen, *([extra] if extra else [])]
+
+
+def test_a_simulation_leaves_alone_what_was_put_before_somebody_by_name(desk: tuple[Workspace, Fake]) -> None:
+    opened, _ = desk
+    plan.add(opened, "Ines", minutes=90)
+    choose(opened, batch=3)
+    assert people.Simulated().collect(opened, current(opened))["added"] == 0
+    loop.choose(Run(opened, ToyLearner(opened), people.Simulated(), "simulated", batch=3))
+    assert people.Simulated().collect(opened, current(opened))["added"] > 0
