@@ -69,13 +69,13 @@ def server_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def timed(at: Server, call: Any) -> tuple[Any, Cost]:
-    """What a call gives, and what it cost."""
+def timed(at: Server, name: str, call: Any) -> tuple[Any, Cost]:
+    """What a call gives, and what it cost; told at once, since a whole run takes minutes on a busy machine."""
     wall, ours, theirs = time.perf_counter(), time.process_time(), server_seconds(at.pid)
     given = call()
-    return given, Cost(
-        time.perf_counter() - wall, time.process_time() - ours, server_seconds(at.pid) - theirs
-    )
+    cost = Cost(time.perf_counter() - wall, time.process_time() - ours, server_seconds(at.pid) - theirs)
+    print(f"    {name}: {cost.wall:.1f} s, processors {cost.ours:.1f} + {cost.theirs:.1f} s", flush=True)
+    return given, cost
 
 
 def import_answered(at: Server, project: int, tasks: list[dict[str, Any]]) -> None:
@@ -99,17 +99,19 @@ def once(at: Server, folder: Path, tasks: int, number: int) -> dict[str, Cost]:
 
     with open_workspace(desk(folder, tasks, number), actor="bench") as opened:
         through = people.label_studio()
-        pushed, push_seconds = timed(at, lambda: push_open(opened, through))
-        again, again_seconds = timed(at, lambda: push_open(opened, people.label_studio()))
+        pushed, push_seconds = timed(at, "push", lambda: push_open(opened, through))
+        again, again_seconds = timed(at, "push again", lambda: push_open(opened, people.label_studio()))
         assert (pushed["pushed"], again["pushed"]) == (tasks, 0)
         (channel,) = through.channels.values()
         project = channel.project  # type: ignore[attr-defined]
         question = current(opened)
         import_answered(at, project, make_tasks(opened, question, opened.ledger.showings()))
         fresh = people.label_studio()
-        pulled, pull_seconds = timed(at, lambda: fresh.collect(opened, question))
+        pulled, pull_seconds = timed(at, "pull", lambda: fresh.collect(opened, question))
         assert pulled["added"] == tasks, pulled
-        nothing, idle_seconds = timed(at, lambda: people.label_studio().collect(opened, question))
+        nothing, idle_seconds = timed(
+            at, "pull again", lambda: people.label_studio().collect(opened, question)
+        )
         assert nothing["added"] == 0
     return {
         "push": push_seconds,
