@@ -58,7 +58,9 @@ class FunctionsSection:
     """Where labeling functions are found and how their votes become one probability."""
 
     modules: tuple[str, ...] = ("labeling_functions/",)
-    label_model: str = _one_of("auto", "majority", "dawid-skene", "snorkel", default="auto")
+    label_model: str = _one_of(
+        "auto", "majority", "weighted", "dawid-skene", "triplet", "snorkel", "blend", default="auto"
+    )
 
 
 @dataclass(frozen=True)
@@ -327,7 +329,7 @@ annotators_per_record = 1
 
 [functions]
 modules = ["labeling_functions/"]   # folders or files with labeling functions
-label_model = "auto"                # auto | majority | dawid-skene | snorkel
+label_model = "auto"                # auto | majority | weighted | dawid-skene | triplet | snorkel | blend
 
 [dedup]
 threshold = 0.8                     # Jaccard of 5-word shingles

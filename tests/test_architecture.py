@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-BASE = {"records", "text", "errors", "shingles", "kernels", "minhash"}
+BASE = {"records", "text", "errors", "shingles", "kernels", "minhash", "calibration"}
 EDGES = {"config", "formats"}
 STAGES = {
     *("voting", "consensus", "dedup", "pii", "quality", "leakage", "neighbours", "acquisition", "snapshot"),
@@ -36,6 +36,7 @@ ALLOWED["text"] = {"errors"}
 ALLOWED["shingles"] = {"errors", "text", "kernels"}
 ALLOWED["kernels"] = set()
 ALLOWED["minhash"] = {"records", "errors", "text", "shingles"}
+ALLOWED["calibration"] = set()
 ALLOWED["errors"] = set()
 ALLOWED["snapshot"] = (
     BASE | EDGES | {"artifacts"}

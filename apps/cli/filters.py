@@ -166,7 +166,9 @@ def vote(
     lfs: Annotated[Path | None, typer.Option(help="A module or folder of labeling functions.")] = None,
     votes: Annotated[str, typer.Option(help="A field that holds votes; -1 abstains.")] = "",
     gold: Annotated[str, typer.Option(help="A field that holds the right answer, to measure with.")] = "",
-    model: Annotated[str, typer.Option(help="auto, majority, dawid-skene or snorkel.")] = "auto",
+    model: Annotated[
+        str, typer.Option(help="auto, majority, weighted, dawid-skene, triplet, snorkel or blend.")
+    ] = "auto",
     sample: Annotated[int, typer.Option(min=0, help="Look at this many records of the workspace only.")] = 0,
     out: Out = "",
     dry_run: DryRun = False,
