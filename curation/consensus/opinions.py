@@ -7,7 +7,7 @@ a ledger; free text is never rewritten, only weighed.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -163,31 +163,3 @@ def _agreed(
         needs_review=unsure,
         reason=reason,
     )
-
-
-def krippendorff_alpha(answers: Iterable[tuple[str, str, str]]) -> float | None:
-    """Krippendorff's alpha for nominal data over ``(item, annotator, answer)`` triples; any number of annotators.
-
-    ``1 - D_o / D_e`` with observed and expected disagreement of the coincidence matrix (Krippendorff, Computing
-    Krippendorff's Alpha-Reliability, 2011). ``None`` where no item has two answers, since nothing can be said; 1.0
-    where only one value was ever used by everybody.
-
-    >>> krippendorff_alpha([("1", "a", "x"), ("1", "b", "x"), ("2", "a", "y"), ("2", "b", "y")])
-    1.0
-    """
-    items: dict[str, dict[str, str]] = defaultdict(dict)
-    for item, annotator, answer in answers:
-        items[item][annotator] = answer
-    units = [Counter(said.values()) for said in items.values() if len(said) > 1]
-    if not units:
-        return None
-    totals: Counter[str] = sum(units, Counter())
-    n = sum(totals.values())
-    observed = sum(_disagreeing_pairs(unit) / (sum(unit.values()) - 1) for unit in units)
-    expected = _disagreeing_pairs(totals) / (n - 1)
-    return 1.0 - observed / expected if expected else 1.0
-
-
-def _disagreeing_pairs(counts: Counter[str]) -> int:
-    """Ordered pairs of different values."""
-    return sum(counts.values()) ** 2 - sum(count * count for count in counts.values())
