@@ -40,6 +40,9 @@ from curation.workspace import Progress, Workspace, silent, view
 # person labelled: enough to teach what nobody has labelled yet, too few to drown what people said.
 WEAK_CONFIDENCE = 0.8
 WEAK_SHARE = 1.0
+# Of so many of them at most (neighbours are sought among all pairs), the share that their neighbours confirm is kept.
+WEAK_POOL = 10_000
+WEAK_TRUSTED = 0.5
 SPLIT_OF_ROLE = {"test": "test", "dev": "validation"}
 
 
@@ -63,9 +66,11 @@ class Voices:
 
 
 def vote(workspace: Workspace, *, progress: Progress = silent) -> dict[str, Any] | None:
-    """Apply the workspace's labeling functions to every record that is not reserved; ``None`` where there are none.
+    """Apply the workspace's labeling functions to every record but those of ``test``; ``None`` where there are none.
 
-    Keeps the votes and the label model's probabilities as artifacts, and returns the report.
+    The answers to ``dev`` measure the functions, choose the label model and calibrate it. The votes on the other records
+    and their probabilities are kept as artifacts; the report is returned, with up to three wrong votes of each function
+    on ``dev``.
     """
     functions = find_functions(workspace)
     if not functions:
@@ -74,16 +79,54 @@ def vote(workspace: Workspace, *, progress: Progress = silent) -> dict[str, Any]
     declared = {name for function in functions for name in function.classes}
     question = current(workspace, function_classes=sorted(declared))
     rules = Rules(workspace)
-    rows = one_per_record(without(view(workspace, rule=rules.scrub), reserved_records(workspace)))
+    roles = _roles(workspace)
+    rows = one_per_record(
+        without(view(workspace, rule=rules.scrub), {r for r, role in roles.items() if role == "test"})
+    )
     chosen = voting.functions_for(functions, question.classes)
     votes = voting.apply_functions(chosen, rows, classes=question.classes, limits=voting.Limits())
-    probabilities, report = voting.label(votes, model=workspace.config.functions.label_model)
-    save_table(workspace, "votes", rules.scrub, votes.table())
-    save_table(workspace, "probabilities", rules.scrub, probabilities)
+    gold = _dev_gold(workspace, question, roles, rules, votes)
+    probabilities, report = voting.label(votes, model=workspace.config.functions.label_model, gold=gold)
+    reserved = set(roles)
+    save_table(workspace, "votes", rules.scrub, without(votes.table(), reserved))
+    save_table(workspace, "probabilities", rules.scrub, without(probabilities, reserved))
     workspace.ledger.add_functions(
         [Function(f.digest, f.name, f.path.name, f.source, f.classes) for f in functions]
     )
-    return report.as_dict()
+    told = report.as_dict()
+    if gold is not None:
+        _add_examples(told["functions"], votes, gold, rows)
+    return told
+
+
+def _dev_gold(
+    workspace: Workspace,
+    question: Question,
+    roles: Mapping[str, str],
+    rules: Rules,
+    votes: voting.Votes,
+) -> np.ndarray | None:
+    """Class indices of the answers to ``dev``, -1 elsewhere; ``None`` where no answer is known."""
+    dev = {record: role for record, role in roles.items() if role == "dev"}
+    if question.kind != "class" or not dev:
+        return None
+    answers = {c.record: c.value for c in _reserved(workspace, question, dev, rules)["validation"]}
+    if not answers:
+        return None
+    return voting.read_gold([answers.get(record) for record in votes.records], votes.classes)
+
+
+def _add_examples(
+    functions: list[dict[str, Any]], votes: voting.Votes, gold: np.ndarray, rows: pa.Table
+) -> None:
+    """Put each function's worst wrong votes beside its figures, with the text that it was wrong about."""
+    texts = dict(zip(rows["record"].to_pylist(), rows["prompt"].to_pylist(), strict=True))
+    worst = voting.worst_examples(votes, gold)
+    for function in functions:
+        function["worst"] = [
+            {"record": record, "vote": vote, "gold": right, "prompt": texts[record]}
+            for record, vote, right in worst[function["name"]]
+        ]
 
 
 def find_functions(workspace: Workspace) -> list[voting.Function]:
@@ -308,8 +351,9 @@ def _roles(workspace: Workspace) -> dict[str, str]:
 
 def _agree(workspace: Workspace, question: Question, heard: list[Opinion]) -> list[Consensus]:
     if question.kind != "class":
-        return consensus.text_consensus(heard)
-    return consensus.class_consensus(heard, question.classes, _priors(workspace, question))
+        return consensus.text_consensus(heard, skill=consensus.skills(heard, None))
+    skill = consensus.skills(heard, question.classes)
+    return consensus.class_consensus(heard, question.classes, _priors(workspace, question), skill=skill)
 
 
 def _priors(workspace: Workspace, question: Question) -> dict[str, np.ndarray]:
@@ -331,7 +375,7 @@ def _priors(workspace: Workspace, question: Question) -> dict[str, np.ndarray]:
 def _weak(
     workspace: Workspace, question: Question, usable: list[Consensus], taken: set[str], voices: Voices
 ) -> list[Consensus]:
-    """Rows that only functions labelled, surely enough; drawn by digest so that the same rows come every time."""
+    """Rows that only functions labelled, surely enough and like their neighbours; drawn by digest, the same every time."""
     if not (voices.weak and question.kind == "class"):
         return []
     table = load_table(workspace, "probabilities", Rules(workspace).scrub)
@@ -344,7 +388,21 @@ def _weak(
             sure = float(row["weight"] * row["proba"][best])
             found.append(Consensus(row["record"], row["classes"][best], sure, (), (), ("function",), False))
     found.sort(key=lambda c: records.digest("weak" + c.record))
-    return found[: int(WEAK_SHARE * len(usable))]
+    return _confirmed(workspace, found[:WEAK_POOL])[: int(WEAK_SHARE * len(usable))]
+
+
+def _confirmed(workspace: Workspace, weak: list[Consensus]) -> list[Consensus]:
+    """The half of the rows whose classes the wording of their neighbours confirms best (the cut statistic)."""
+    texts = _messages(workspace, Rules(workspace), [c.record for c in weak])
+    told = [c for c in weak if c.record in texts]
+    if not told:
+        return []
+    code = {value: i for i, value in enumerate(dict.fromkeys(c.value for c in told))}
+    sure = np.zeros((len(told), len(code)))
+    sure[np.arange(len(told)), [code[c.value] for c in told]] = [c.confidence for c in told]
+    features = voting.lexical_features([texts[c.record][1] for c in told])
+    keep = voting.trusted(sure, features, WEAK_TRUSTED)
+    return [c for c, kept in zip(told, keep.tolist(), strict=True) if kept]
 
 
 def _reserved(

@@ -248,7 +248,12 @@ def _explain(opened: Any, record: str) -> None:
 
 
 @app.command(epilog="Example: tilth label")
-def label(dry_run: DryRun = False) -> None:
+def label(
+    report: Annotated[
+        bool, typer.Option("--report", help="Show each function's accuracy on dev and its worst mistakes.")
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
     """Apply the labeling functions to every record and weigh their votes into one probability."""
     from curation import assemble
 
@@ -258,23 +263,38 @@ def label(dry_run: DryRun = False) -> None:
             session.report({"functions": names}, f"would apply {len(names)} functions: {', '.join(names)}")
             return
         with session.progress() as meter:
-            report = assemble.vote(opened, progress=meter)
-    if report is None:
+            found = assemble.vote(opened, progress=meter)
+    if found is None:
         session.report(
             {"functions": []}, "no labeling functions; add some to labeling_functions/ and run again"
         )
         return
-    session.report(report, votes_text(report))
+    session.report(found, votes_text(found) + (mistakes_text(found) if report else ""))
 
 
 def votes_text(report: dict[str, Any]) -> str:
     """A vote report for people: the model that was chosen and why, then a line per function."""
-    names = ("name", "coverage", "overlap", "conflict", "accuracy", "errors")
-    rows = [[f.get(name) for name in names] for f in report["functions"]]
+    names = ("name", "coverage", "overlap", "conflict", "accuracy", "interval", "errors")
+    rows = [[_spelled(f.get(name)) for name in names] for f in report["functions"]]
     head = f"label model: {report['model']} ({report['why']})\ncoverage: {report['coverage']:.1%}"
     if report.get("accuracy") is not None:
         head += f"\naccuracy: {report['accuracy']:.1%}"
     return f"{head}\n\n{grid(rows, names)}"
+
+
+def _spelled(value: Any) -> Any:
+    """An interval as text; other values as they are."""
+    return f"{value[0]:.3f} to {value[1]:.3f}" if isinstance(value, tuple | list) else value
+
+
+def mistakes_text(report: dict[str, Any]) -> str:
+    """The worst mistakes of every function that made some on dev, a line each."""
+    told = []
+    for function in report["functions"]:
+        for wrong in function.get("worst", []):
+            text = " ".join(wrong["prompt"].split())[:80]
+            told.append(f"{function['name']} voted {wrong['vote']}, gold says {wrong['gold']}: {text!r}")
+    return "\n\n" + ("\n".join(told) or "no mistakes on dev, or no dev to make them on")
 
 
 @app.command(epilog="Example: tilth backup ledger-2026-11-22.db")

@@ -23,6 +23,7 @@ from curation.consensus.opinions import (
     Opinion,
     class_consensus,
     posterior,
+    skills,
     text_consensus,
 )
 from curation.consensus.texts import TextAgreed, TextRule, agree_on_text, text_alpha
@@ -50,6 +51,7 @@ __all__ = [
     "pairwise_kappa",
     "posterior",
     "relabel_or_new",
+    "skills",
     "text_alpha",
     "text_consensus",
     "with_interval",

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from curation.consensus.answers import Answers
+from curation.consensus.classes import agree
+from curation.consensus.texts import agree_on_text
 from curation.text import jaccard, normalise, shingles
 
 
@@ -57,19 +60,44 @@ class Consensus:
     reason: str = ""
 
 
+def skills(opinions: Iterable[Opinion], classes: Sequence[str] | None) -> dict[str, float]:
+    """What each person's word is worth, learnt from where people's answers meet; empty where they meet too rarely.
+
+    For classes the chance of a right answer (:func:`curation.consensus.classes.agree`), kept above a guess and below
+    certainty; for free text (``classes`` is None) the expected likeness to the chosen answers.
+    """
+    said = [(o.record, o.author, o.value) for o in opinions if o.kind == "person"]
+    if classes is None:
+        answers = Answers.of(said)
+        if len(answers) == len(answers.items):
+            return {}
+        return dict(zip(answers.annotators, agree_on_text(answers).skill.tolist(), strict=True))
+    found = agree(Answers.of(said, labels=classes))
+    if found.model == "majority":
+        return {}
+    guess = 1 / max(2, len(classes))
+    kept = np.clip(found.skill, guess + 0.05, 0.98)
+    return dict(zip(found.answers.annotators, kept.tolist(), strict=True))
+
+
 def posterior(
-    opinions: Sequence[Opinion], classes: Sequence[str], prior: np.ndarray, rule: ConsensusRule
+    opinions: Sequence[Opinion],
+    classes: Sequence[str],
+    prior: np.ndarray,
+    rule: ConsensusRule,
+    skill: Mapping[str, float] | None = None,
 ) -> np.ndarray:
     """``P(class | opinions)``, shape (classes,): the prior times each opinion's likelihood, normalised.
 
-    A curator's word is final: it takes all the probability. No opinions give the prior.
+    ``skill`` says how often an author is right, where that is known; others are believed by their kind. A curator's word
+    is final: it takes all the probability. No opinions give the prior.
     """
     index = {name: i for i, name in enumerate(classes)}
     log_p = np.log(np.clip(prior, 1e-12, None))
     for opinion in opinions:
         if rule.accuracy.get(opinion.kind, 0.5) >= 1.0:
             return np.eye(len(classes))[index[opinion.value]]
-        right = rule.accuracy.get(opinion.kind, 0.5)
+        right = _worth(opinion, rule, skill)
         wrong = (1.0 - right) / max(len(classes) - 1, 1)
         likelihood = np.full(len(classes), max(wrong, 1e-12))
         likelihood[index[opinion.value]] = right
@@ -78,11 +106,17 @@ def posterior(
     return p / p.sum()
 
 
+def _worth(opinion: Opinion, rule: ConsensusRule, skill: Mapping[str, float] | None) -> float:
+    known = (skill or {}).get(opinion.author) if opinion.kind == "person" else None
+    return rule.accuracy.get(opinion.kind, 0.5) if known is None else known
+
+
 def class_consensus(
     opinions: Iterable[Opinion],
     classes: Sequence[str],
     priors: Mapping[str, np.ndarray] | None = None,
     rule: ConsensusRule | None = None,
+    skill: Mapping[str, float] | None = None,
 ) -> list[Consensus]:
     """One class per record that anybody spoke on, in the order of first mention. No opinions give an empty list.
 
@@ -92,17 +126,22 @@ def class_consensus(
     rule = rule or ConsensusRule()
     flat = np.full(len(classes), 1.0 / max(len(classes), 1))
     return [
-        _one_class(record, said, classes, (priors or {}).get(record, flat), rule)
+        _one_class(record, said, classes, (priors or {}).get(record, flat), rule, skill)
         for record, said in _by_record(opinions).items()
     ]
 
 
 def _one_class(
-    record: str, said: list[Opinion], classes: Sequence[str], prior: np.ndarray, rule: ConsensusRule
+    record: str,
+    said: list[Opinion],
+    classes: Sequence[str],
+    prior: np.ndarray,
+    rule: ConsensusRule,
+    skill: Mapping[str, float] | None,
 ) -> Consensus:
     curators = [o for o in said if o.kind == "curator"]
     heard = curators[-1:] or said
-    p = posterior(heard, classes, prior, rule)
+    p = posterior(heard, classes, prior, rule, skill)
     best = int(np.argmax(p))
     people = {o.value for o in heard if o.kind == "person"}
     unsure = len(people) > 1 and float(p[best]) < rule.min_confidence
@@ -112,14 +151,21 @@ def _one_class(
     )
 
 
-def text_consensus(opinions: Iterable[Opinion], rule: ConsensusRule | None = None) -> list[Consensus]:
+def text_consensus(
+    opinions: Iterable[Opinion],
+    rule: ConsensusRule | None = None,
+    skill: Mapping[str, float] | None = None,
+) -> list[Consensus]:
     """Every distinct answer per record, each weighed by the share of authors who gave it (normalised text).
+
+    With ``skill`` a person counts by what their word is worth beside the mean person's.
 
     People word things differently, so different answers are several references and not a quarrel, unless two of them
     share less than ``min_similarity`` of their words. A curator's answers replace all others.
     """
     rule = rule or ConsensusRule()
     found: list[Consensus] = []
+    usual = float(np.mean(list(skill.values()))) if skill else 1.0
     for record, said in _by_record(opinions).items():
         heard = [o for o in said if o.kind == "curator"] or said
         if len(heard) == 1:  # by far the most, and nothing to compare
@@ -131,8 +177,10 @@ def text_consensus(opinions: Iterable[Opinion], rule: ConsensusRule | None = Non
         far = _furthest([members[0].value for members in clusters.values()])
         unsure = far < rule.min_similarity
         reason = f"answers share only {far:.0%} of their words" if unsure else ""
+        weight = {o.author: (skill or {}).get(o.author, usual) / usual for o in heard}
+        total = sum(weight[o.author] for o in heard)
         for members in clusters.values():
-            share = len(members) / len(heard)
+            share = sum(weight[o.author] for o in members) / total
             found.append(_agreed(record, members, members[0].value, share, unsure, reason))
     return found
 

@@ -57,6 +57,7 @@ class Function:
     call: Vote
     classes: tuple[str, ...]
     resources: tuple[str, ...] = ()
+    made: tuple[str, int] | None = None  # file and line where a ready-made one was asked for
 
     def __call__(self, row: Row) -> str | None:
         return self.call(row)
@@ -64,7 +65,12 @@ class Function:
     @property
     def path(self) -> Path:
         """The file that defines it."""
-        return Path(inspect.unwrap(self.call).__code__.co_filename)
+        return Path(self.made[0] if self.made else inspect.unwrap(self.call).__code__.co_filename)
+
+    @property
+    def line(self) -> int:
+        """The line of that file."""
+        return self.made[1] if self.made else inspect.unwrap(self.call).__code__.co_firstlineno
 
     @property
     def description(self) -> str:
@@ -209,7 +215,7 @@ def _functions_of(module: ModuleType) -> list[Function]:
     """Those that this module defines; the ones it imports are found in their own."""
     mine = {id(f): f for f in vars(module).values() if isinstance(f, Function)}
     own = [f for f in mine.values() if f.path == Path(str(module.__file__))]
-    return sorted(own, key=lambda f: inspect.unwrap(f.call).__code__.co_firstlineno)
+    return sorted(own, key=lambda f: f.line)
 
 
 def _refuse_twins(functions: Sequence[Function]) -> None:

@@ -67,7 +67,7 @@ def analyse(votes: Votes, gold: npt.ArrayLike | None = None) -> list[dict[str, A
 
     ``coverage``: it voted; ``overlap``: another one voted too; ``conflict``: another one voted differently.
     ``polarity``: the classes it used. With ``gold`` (class indices, -1 unknown): ``judged`` rows that it
-    voted on and gold knows, ``accuracy`` on those (None where there are none). No rows give shares of 0.
+    voted on and gold knows, ``accuracy`` on those and its 95% ``interval`` (None where there are none). No rows give shares of 0.
     """
     matrix, n = votes.matrix, max(1, len(votes.matrix))
     voted = matrix != ABSTAIN
@@ -88,6 +88,36 @@ def analyse(votes: Votes, gold: npt.ArrayLike | None = None) -> list[dict[str, A
         }
         for j, name in enumerate(votes.functions)
     ]
+
+
+def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95% interval of a share of ``n`` (Wilson 1927); (0, 1) where ``n`` is 0.
+
+    >>> [round(bound, 3) for bound in wilson(9, 10)]
+    [0.596, 0.982]
+    """
+    if not n:
+        return 0.0, 1.0
+    share, slack = hits / n, z * z / n
+    middle = (share + slack / 2) / (1 + slack)
+    reach = z * np.sqrt(share * (1 - share) / n + slack / (4 * n)) / (1 + slack)
+    return float(middle - reach), float(middle + reach)
+
+
+def worst_examples(votes: Votes, gold: npt.ArrayLike, most: int = 3) -> dict[str, list[tuple[str, str, str]]]:
+    """Per function, up to ``most`` of its wrong votes as ``(record, vote, gold)``.
+
+    Those come first on which most other functions were right: what a function gets wrong alone is its own fault.
+    """
+    truth, matrix = np.asarray(gold), votes.matrix
+    right = ((matrix == truth[:, None]) & (matrix != ABSTAIN)).sum(1)
+    names = [*votes.classes, "another class"]
+    found = {}
+    for j, name in enumerate(votes.functions):
+        wrong = np.flatnonzero((matrix[:, j] != ABSTAIN) & (truth != ABSTAIN) & (matrix[:, j] != truth))
+        worst = wrong[np.argsort(-right[wrong], kind="stable")][:most]
+        found[name] = [(votes.records[i], names[matrix[i, j]], names[truth[i]]) for i in worst.tolist()]
+    return found
 
 
 def class_counts(matrix: Matrix, k: int) -> npt.NDArray[np.float64]:
@@ -112,8 +142,11 @@ def _judge(column: npt.NDArray[Any], gold: npt.ArrayLike | None) -> dict[str, An
         return {}
     truth = np.asarray(gold)
     judged = (column != ABSTAIN) & (truth != ABSTAIN)
-    hits = float((column[judged] == truth[judged]).mean()) if judged.any() else None
-    return {"judged": int(judged.sum()), "accuracy": hits}
+    n = int(judged.sum())
+    if not n:
+        return {"judged": 0, "accuracy": None, "interval": None}
+    hits = int((column[judged] == truth[judged]).sum())
+    return {"judged": n, "accuracy": hits / n, "interval": wilson(hits, n)}
 
 
 # Votes that come as they are --------------------------------------------------------------------------------
