@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("dedup", "pii", "voting", "train", "base", "snapshot", "ledger", "workspace", "label_studio")
+BENCHES = (
+    *("dedup", "pii", "voting", "label_models", "consensus", "train", "base"),
+    *("snapshot", "ledger", "workspace", "label_studio"),
+)
 
 
 def main() -> None:

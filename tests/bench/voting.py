@@ -74,9 +74,11 @@ def main(rows: int) -> None:
         timed("apply apart, with limits", lambda: apply_functions(functions, view, limits=Limits()), seconds)
     gold = read_gold(answers, votes.classes)
     accuracy = {}
-    for model in ("majority", "dawid-skene", "snorkel"):
+    for model in ("majority", "dawid-skene", "triplet", "snorkel"):
         _, report = timed(model, partial(label, votes, model, gold=gold), seconds)
         accuracy[model] = round(report.accuracy or 0.0, 4)
+    timed("auto, without gold", lambda: label(votes, "auto"), seconds)
+    timed("auto, with gold", lambda: label(votes, "auto", gold=gold), seconds)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     result = {
         "rows": rows,
