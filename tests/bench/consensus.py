@@ -55,7 +55,7 @@ def classes(name: str) -> dict[str, Any]:
         }
     frame = pd.DataFrame([row[:3] for row in rows], columns=["task", "worker", "label"])
     theirs = {}
-    for kit in ("MajorityVote", "Wawa", "DawidSkene", "MACE", "GLAD"):
+    for kit in ("MajorityVote", "DawidSkene", "MACE", "GLAD"):
         labels = getattr(aggregation, kit)().fit_predict(frame)
         theirs[kit] = mean([label == gold[item] for item, label in labels.items()])
     return {"items": len(gold), "answers": len(rows), "ours": ours, "crowd-kit": theirs}
