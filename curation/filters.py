@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation import engine, formats, leakage, minhash, shingles
+from curation import engine, formats, leakage, minhash, recall, shingles
 from curation.errors import storage_errors
 from curation.formats import Block, Repeatable
 from curation.minhash import DuplicateRule
@@ -140,7 +140,7 @@ class Copies:
 
     labels: NDArray[np.int64]
     groups: minhash.Groups
-    check: minhash.Check | None
+    check: recall.Check | None
 
     @property
     def kept(self) -> int:
@@ -172,7 +172,7 @@ def find_copies(
         corpus.close()
         shingles.kernels(source.size)
         groups = minhash.cluster(corpus, rule, lambda done, total: progress("comparing", done, total))
-        check = minhash.check(corpus, groups, rule, sample) if sample else None
+        check = recall.check(corpus, groups, rule, sample) if sample else None
     return Copies(groups.labels, groups, check)
 
 

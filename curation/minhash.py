@@ -521,7 +521,7 @@ def cluster(corpus: Corpus, rule: DuplicateRule, told: Told = lambda done, total
     Holds about 60 bytes per text; sets and keys stay where the corpus keeps them.
     """
     size, steps = len(corpus.names), 2 * rule.bands
-    first = _first_of_name(corpus.names)
+    first = first_of_name(corpus.names)
     kept = np.flatnonzero(first == np.arange(size))
     shared = np.zeros(len(kept), bool)
     for number in range(rule.bands):
@@ -551,8 +551,8 @@ def cluster(corpus: Corpus, rule: DuplicateRule, told: Told = lambda done, total
     )
 
 
-def _first_of_name(names: shingles.Hashes) -> NDArray[np.int64]:
-    """For each text the first one of the same name."""
+def first_of_name(names: shingles.Hashes) -> NDArray[np.int64]:
+    """For each text, by their names (:func:`names_of`), the first one of the same name."""
     order = np.lexsort((names[:, 1], names[:, 0]))  # stable: within a name, texts stay in order
     fresh = np.ones(len(names), bool)
     fresh[1:] = (names[order][1:] != names[order][:-1]).any(axis=1)
@@ -567,96 +567,3 @@ def _similarity(sets: shingles.Ragged, rows: Pairs, first: Pairs) -> NDArray[np.
     result = np.ones(len(rows))
     result[~same] = shingles.pair_jaccard(sets, rows[~same])
     return result
-
-
-# --- What banding missed ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Check:
-    """What an exact comparison of ``sample`` texts with all others shows: ``pairs`` are at the threshold or over it,
-    and of those ``found`` were put into one cluster. ``joined`` pairs of sampled texts with others are in one cluster,
-    ``direct`` of them at the threshold themselves; the rest are connected by texts between them."""
-
-    sample: int
-    pairs: int
-    found: int
-    joined: int
-    direct: int
-
-    @property
-    def recall(self) -> float:
-        """The share of near-duplicate pairs that were found; 1.0 where there are none."""
-        return self.found / self.pairs if self.pairs else 1.0
-
-
-_TABLE = 1 << 20
-_STEP = 1 << 18  # candidates that are looked at together
-
-
-def check(corpus: Corpus, groups: Groups, rule: DuplicateRule, sample: int) -> Check:
-    """Compare ``sample`` distinct texts exactly with every other distinct text, without MinHash.
-
-    The sample is those of the least names, which are digests: it depends neither on order nor on a generator. A text
-    at the threshold shares one of the first ``size - ceil(t * size) + 1`` shingles, in any fixed order, of a sampled
-    one (prefix filtering: Bayardo, Ma, Srikant 2007), so only texts that hold one of these are compared.
-    """
-    first = _first_of_name(corpus.names)
-    kept = np.flatnonzero(first == np.arange(len(first)))
-    chosen = kept[np.argsort(corpus.names[kept, 0], kind="stable")[:sample]]
-    sets = corpus.sets(chosen)
-    prefixes = _prefixes(sets, rule.threshold)
-    near = [_near_the_sample(rows, start, sets, prefixes, rule) for start, rows in _placed(corpus.batches())]
-    pairs = np.concatenate([np.empty((0, 2), np.int64), *near])
-    other, of = pairs[:, 0], chosen[pairs[:, 1]]
-    counted = (first[other] == other) & (other != of)
-    other, of = other[counted], of[counted]
-    found = groups.labels[other] == groups.labels[of]
-    sizes = np.bincount(groups.labels[kept], minlength=len(first))
-    joined = int((sizes[groups.labels[chosen]] - 1).sum())
-    return Check(len(chosen), len(other), int(found.sum()), joined, int(found.sum()))
-
-
-def _placed(batches: Iterable[shingles.Ragged]) -> Iterator[tuple[int, shingles.Ragged]]:
-    start = 0
-    for rows in batches:
-        yield start, rows
-        start += len(rows[1]) - 1
-
-
-def _prefixes(sets: shingles.Ragged, threshold: float) -> tuple[shingles.Hashes, NDArray[np.int64]]:
-    """The shingles of which a near-duplicate must hold one, sorted, and the set that each is from."""
-    sizes = np.diff(sets[1])
-    wanted = np.where(sizes > 0, sizes - np.ceil(threshold * sizes - 1e-9).astype(np.int64) + 1, 0)
-    flat, _ = shingles.take_sizes(sets[0], sets[1][:-1], wanted)
-    owner = np.repeat(np.arange(len(sizes)), wanted)
-    order = np.argsort(flat, kind="stable")
-    return flat[order], owner[order]
-
-
-def _near_the_sample(
-    rows: shingles.Ragged,
-    start: int,
-    sets: shingles.Ragged,
-    prefixes: tuple[shingles.Hashes, NDArray[np.int64]],
-    rule: DuplicateRule,
-) -> Pairs:
-    """(text, sampled text) at the threshold or over it, among the texts of one batch."""
-    values, owner = prefixes
-    known = np.zeros(_TABLE, bool)
-    known[values & np.uint64(_TABLE - 1)] = True
-    at = np.flatnonzero(known[rows[0] & np.uint64(_TABLE - 1)])
-    low = np.searchsorted(values, rows[0][at], "left")
-    count = np.searchsorted(values, rows[0][at], "right") - low
-    text = np.searchsorted(rows[1], at, "right") - 1
-    codes, width = np.empty(0, np.int64), len(sets[1])
-    for some in np.split(np.arange(len(at)), np.flatnonzero(np.diff(np.cumsum(count) // _STEP)) + 1):
-        many, first = count[some], low[some]
-        place = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many) + np.repeat(first, many)
-        codes = np.union1d(codes, np.repeat(text[some], many) * width + owner[place])
-    pairs = np.column_stack(np.divmod(codes, width))
-    texts, row = np.unique(pairs[:, 0], return_inverse=True)
-    both = shingles.join([sets, shingles.as_sets(shingles.take(rows, texts))])
-    compared = np.column_stack([row + len(sets[1]) - 1, pairs[:, 1]])
-    near = pairs[shingles.pair_jaccard(both, compared) >= rule.threshold]
-    return near + np.array([start, 0])

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-BASE = {"records", "text", "errors", "shingles", "kernels", "minhash", "calibration"}
+BASE = {"records", "text", "errors", "shingles", "kernels", "minhash", "recall", "calibration"}
 EDGES = {"config", "formats"}
 STAGES = {
     *("voting", "consensus", "dedup", "pii", "quality", "leakage", "neighbours", "acquisition", "snapshot"),
@@ -37,6 +37,7 @@ ALLOWED["shingles"] = {"errors", "text", "kernels"}
 ALLOWED["kernels"] = set()
 ALLOWED["minhash"] = {"records", "errors", "text", "shingles"}
 ALLOWED["calibration"] = set()
+ALLOWED["recall"] = {"errors", "shingles", "minhash"}
 ALLOWED["errors"] = set()
 ALLOWED["snapshot"] = (
     BASE | EDGES | {"artifacts"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curation import filters, formats, minhash, shingles
+from curation import filters, formats, minhash, recall, shingles
 from curation.errors import IntegrityError, UsageError
 from curation.leakage import LeakageRule
 from curation.minhash import DuplicateRule
@@ -144,7 +144,7 @@ def test_a_file_that_changes_between_two_readings_is_an_error(tmp_path):
 
 LIMITED = """
 import resource, sys
-from curation import filters, formats, minhash, shingles
+from curation import filters, formats, minhash, recall, shingles
 import numpy, pyarrow, tempfile, pathlib
 shingles.WORTH_COMPILING = 10**12
 data = sum(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData"))
@@ -185,8 +185,8 @@ def test_the_sample_finds_what_brute_force_finds():
     texts = corpus(300)
     made = minhash.InMemory(texts, RULE)
     groups = minhash.cluster(made, RULE)
-    found = minhash.check(made, groups, RULE, 10_000)
-    distinct = np.flatnonzero(minhash._first_of_name(made.names) == np.arange(300))
+    found = recall.check(made, groups, RULE, 10_000)
+    distinct = np.flatnonzero(minhash.first_of_name(made.names) == np.arange(300))
     sets = made.sets(distinct)
     every = np.array([[i, j] for i in range(len(distinct)) for j in range(i)])
     near = int((shingles.pair_jaccard(sets, every) >= RULE.threshold).sum())
@@ -198,16 +198,16 @@ def test_the_sample_notices_a_banding_that_misses_pairs():
     texts = [" ".join(["x", *prose(i // 2).split()[: 56 + 4 * (i % 2)]]) for i in range(600)]
     poor = DuplicateRule(bands=1, rows=64)
     made = minhash.InMemory(texts, poor)
-    assert minhash.check(made, minhash.cluster(made, poor), poor, 600).recall < 0.5
+    assert recall.check(made, minhash.cluster(made, poor), poor, 600).recall < 0.5
     good = minhash.InMemory(texts, RULE)
-    assert minhash.check(good, minhash.cluster(good, RULE), RULE, 600).recall == 1.0
+    assert recall.check(good, minhash.cluster(good, RULE), RULE, 600).recall == 1.0
 
 
 def test_the_sample_depends_on_content_and_not_on_order():
     texts = corpus(200)
     turned = list(reversed(texts))
     one, other = (minhash.InMemory(t, RULE) for t in (texts, turned))
-    assert minhash.check(one, minhash.cluster(one, RULE), RULE, 40) == minhash.check(
+    assert recall.check(one, minhash.cluster(one, RULE), RULE, 40) == recall.check(
         other, minhash.cluster(other, RULE), RULE, 40
     )
 
