@@ -42,6 +42,14 @@ def texts_of(block: Block, fields: Sequence[str]) -> list[str]:
     return [formats.text_of(row, formats.text_fields(row, fields)) for row in rows]
 
 
+def _about(rows: int, share: float) -> int | None:
+    """How many rows there will be, to two digits: the share of the bytes that is behind tells no more."""
+    if not share:
+        return None
+    unit = 10 ** max(len(str(round(rows / share))) - 2, 0)
+    return rows if share == 1 else max(round(rows / share / unit) * unit, rows)
+
+
 # --- Sketches on disk -------------------------------------------------------------------------------
 
 
@@ -168,7 +176,7 @@ def find_copies(
         for made, share in engine.run_batches(work, source.blocks(), processes=workers):
             corpus.add(made)
             rows += len(made)
-            progress("reading", rows, round(rows / share) if share else None)
+            progress("reading", rows, _about(rows, share))
         corpus.close()
         shingles.kernels(source.size)
         groups = minhash.cluster(corpus, rule, lambda done, total: progress("comparing", done, total))
@@ -244,7 +252,7 @@ def find_leaks(
     for hits, share in engine.run_batches(work, source.blocks(), processes=workers):
         parts.append(hits)
         rows += hits.rows
-        progress("reading", rows, round(rows / share) if share else None)
+        progress("reading", rows, _about(rows, share))
     return Overlaps(rows, {leak.row: leak for leak in leakage.decide(reserved, parts, rule)}, names)
 
 
