@@ -393,14 +393,15 @@ def _weak(
 
 def _confirmed(workspace: Workspace, weak: list[Consensus]) -> list[Consensus]:
     """The half of the rows whose classes the wording of their neighbours confirms best (the cut statistic)."""
-    texts = _messages(workspace, Rules(workspace), [c.record for c in weak])
+    views = _views(workspace, Rules(workspace), weak)
+    texts = dict(zip(views["record"].to_pylist(), views["prompt"].to_pylist(), strict=True))
     told = [c for c in weak if c.record in texts]
     if not told:
         return []
     code = {value: i for i, value in enumerate(dict.fromkeys(c.value for c in told))}
     sure = np.zeros((len(told), len(code)))
     sure[np.arange(len(told)), [code[c.value] for c in told]] = [c.confidence for c in told]
-    features = voting.lexical_features([texts[c.record][1] for c in told])
+    features = voting.lexical_features([texts[c.record] for c in told])
     keep = voting.trusted(sure, features, WEAK_TRUSTED)
     return [c for c, kept in zip(told, keep.tolist(), strict=True) if kept]
 

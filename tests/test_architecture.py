@@ -20,7 +20,18 @@ STAGES = {
 }
 STORES = {"ledger", "artifacts", "label_studio"}
 JOINS = {
-    *("filters", "workspace", "intake", "question", "curate", "assemble", "passages", "people", "loop", "health"),
+    *(
+        "filters",
+        "workspace",
+        "intake",
+        "question",
+        "curate",
+        "assemble",
+        "passages",
+        "people",
+        "loop",
+        "health",
+    ),
 }
 
 # Each room of curation and what it may import of curation, beside itself.
