@@ -28,6 +28,7 @@ import orjson
 from curation.errors import ConflictError, IntegrityError, UsageError, storage_errors
 
 MANIFEST = "manifest.json"
+ERASED = "erased.json"  # what was erased on request since; see curation.snapshot.erasing
 SCHEMA = "tilth.artifact.1"
 RECORDED = (
     "recorded"  # the manifest's key for times, hosts and versions: told, but not part of what is compared
@@ -445,11 +446,37 @@ def verify_folder(
             found = dict(_walk(folder))
         except FileNotFoundError as error:
             raise _broken(folder, "the artifact was removed while it was read") from error
-        for extra in sorted(set(found) - set(manifest["files"]) - {MANIFEST}):
+        erased = read_erased(folder)["files"] if ERASED in found else {}
+        for extra in sorted(set(found) - set(manifest["files"]) - {MANIFEST, ERASED}):
             raise _broken(folder / extra, "the file is not in the manifest")
         for relpath, stated in sorted(manifest["files"].items()):
-            _check_file(folder, relpath, found.get(relpath), stated, deep)
+            try:
+                _check_file(folder, relpath, found.get(relpath), erased.get(relpath, stated), deep)
+            except IntegrityError:
+                # Killed between the list and the file: the file is still the one that was written.
+                if relpath not in erased:
+                    raise
+                _check_file(folder, relpath, found.get(relpath), stated, deep)
     return manifest
+
+
+def read_erased(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was erased of an artifact since it was committed: ``rows`` by record, and ``files`` as they are now.
+
+    Both are empty where nothing was. Raises :class:`IntegrityError` for a list that cannot be read.
+    """
+    path = folder / ERASED
+    if not path.is_file() or path.is_symlink():
+        return {"rows": {}, "files": {}}
+    try:
+        told = orjson.loads(path.read_bytes())
+        rows, files = told["rows"], told["files"]
+        fine = all(isinstance(d, list) for d in rows.values()) and all("sha256" in f for f in files.values())
+    except (ValueError, KeyError, AttributeError, TypeError):
+        fine = False
+    if not fine:
+        raise _broken(path, "the list of what was erased cannot be read")
+    return {"rows": rows, "files": files}
 
 
 def _check_file(folder: Path, relpath: str, size: int | None, stated: Mapping[str, Any], deep: bool) -> None:

@@ -74,4 +74,15 @@ def _terminated(number: int, frame: Any) -> None:
     raise SystemExit(128 + number)
 
 
-from apps.cli import cleaning, consensus, data, filters, models, people, serving, snapshots, team  # noqa: E402, F401
+from apps.cli import (  # noqa: E402, F401
+    cleaning,
+    consensus,
+    data,
+    erase,
+    filters,
+    models,
+    people,
+    serving,
+    snapshots,
+    team,
+)

@@ -120,6 +120,8 @@ def export_(
         rows = snapshot.show(opened.store, found).rows
         if not dry_run:
             _write(opened, found, out, to)
+            # Whoever is erased later must be told where copies went.
+            opened.ledger.event("exported", found, {"path": str(out.absolute()), "to": to})
     session.report(
         {"snapshot": found, "out": str(out), "rows": rows, "dry_run": dry_run}, f"{rows} rows in {out}"
     )

@@ -19,6 +19,7 @@ from curation.ledger.asking import Asking
 from curation.ledger.audit import Audits
 from curation.ledger.backup import Backups, restore
 from curation.ledger.decisions import Decisions
+from curation.ledger.erasure import Erasures
 from curation.ledger.failures import translated
 from curation.ledger.ingest import Ingests
 from curation.ledger.labels import Labels
@@ -40,7 +41,7 @@ from curation.ledger.views import Views
 __all__ = ["Ledger", "restore"]
 
 
-class Ledger(Ingests, Views, Labels, Decisions, Asking, Reviews, Registry, Audits, Backups):
+class Ledger(Ingests, Views, Labels, Decisions, Asking, Reviews, Registry, Audits, Erasures, Backups):
     """A ledger that is open: ``with Ledger.open(url, actor="ana") as ledger: ...``.
 
     Threads may share it; each process opens its own. Every call is one transaction and is done when it returns.

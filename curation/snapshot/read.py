@@ -18,7 +18,7 @@ from curation import artifacts
 from curation.artifacts import Sink, Store, verify_folder, write_atomic
 from curation.errors import ConflictError, GateRefused, IntegrityError, UsageError, storage_errors
 from curation.records import EXAMPLES, SPLITS, canonical_json
-from curation.snapshot import rows
+from curation.snapshot import erasing, rows
 from curation.snapshot.gates import GATES, NOT_MEASURED, OFF, PASSED, PENDING
 
 KIND = "snapshots"
@@ -112,10 +112,11 @@ def _verify_rows(folder: Path, manifest: dict[str, Any]) -> None:
             where=str(folder),
         )
     digests = bytearray()
+    erased = erasing.Listed(folder)
     for path, split in _data_files(manifest):
         for table in _tables(folder / path, None):
             for batch in rows.steps(table):
-                digests += _checked_digests(folder / path, split, batch)
+                digests += erased.substitute(batch, _checked_digests(folder / path, split, batch))
     count = len(digests) // rows.DIGEST_BYTES
     if count != manifest["rows"] or rows.name_of(bytes(digests)) != manifest["name"]:
         raise _broken(folder / "data", f"its {count:,} rows are not those that {manifest['name'][:12]} names")
@@ -166,14 +167,19 @@ def scan(
 ) -> Iterator[pa.Table]:
     """The rows of a snapshot, a bounded table at a time, in the order of their digests within each split.
 
-    The manifest and the sizes of the files are checked; :func:`verify` checks their bytes. Raises
+    Rows that were erased on request are left out. The manifest and the sizes of the files are checked; :func:`verify`
+    checks their bytes. Raises
     :class:`UsageError` for an unknown split; a split without rows gives no tables.
     """
     if split is not None and split not in SPLITS:
         raise UsageError(f"there is no split {split!r}", next=f"There are {', '.join(SPLITS)}")
     found = show(where, name)
+    erased = artifacts.read_erased(found.path)["rows"]
+    wanted = columns if columns is None or not erased else list(dict.fromkeys([*columns, "record"]))
     for path, _ in _data_files(found.manifest, split):
-        yield from _tables(found.path / path, columns)
+        for table in _tables(found.path / path, wanted):
+            kept = erasing.without_erased(table, erased)
+            yield kept if columns is None else kept.select(list(columns))
 
 
 def load(where: Where, name: str | None = None, split: str | None = None) -> pa.Table:
@@ -263,7 +269,9 @@ def export_directory(where: Where, name: str | None, out: Path) -> Snapshot:
             raise ConflictError(
                 "the folder is not empty", where=str(out), next="Name a folder that does not exist"
             )
+        listed = [artifacts.ERASED] if (found.path / artifacts.ERASED).is_file() else []
         for path in [
+            *listed,
             *found.manifest["files"],
             artifacts.MANIFEST,
         ]:  # the manifest last: a part of a copy is no copy
@@ -283,13 +291,16 @@ def import_directory(path: Path, store: Store, *, dry_run: bool = False) -> Snap
     if store.has(KIND, found.name):
         return verify(store, found.name)
     ours = ("schema", "kind", "name", "files", "digest")
+    erased = artifacts.read_erased(path)["files"]
     told = {key: value for key, value in found.manifest.items() if key not in ours}
     try:
         for relpath, stated in found.manifest["files"].items():
             made = store.put(KIND, found.name, relpath, path / relpath)
-            if made.sha256 != stated["sha256"]:
+            if made.sha256 not in (stated["sha256"], erased.get(relpath, stated)["sha256"]):
                 raise _broken(path / relpath, "the file changed while it was copied")
         folder = store.commit(KIND, found.name, told)
+        if (path / artifacts.ERASED).is_file():
+            write_atomic(folder / artifacts.ERASED, path / artifacts.ERASED)
     except BaseException:
         store.discard(KIND, found.name)
         raise
