@@ -74,10 +74,19 @@ class DedupSection:
 
 @dataclass(frozen=True)
 class PiiSection:
-    """Which detectors scan, and what happens to what they find. A listed layer that is missing quarantines."""
+    """Which detectors scan, and what happens to what they find. A listed layer that is missing quarantines.
 
-    layers: tuple[str, ...] = field(default=("patterns",), metadata={"choices": ("patterns",)})
+    ``deny`` are terms that are always personal, ``allow`` values that never are, ``keep`` entity types that are
+    found and stay.
+    """
+
+    layers: tuple[str, ...] = field(
+        default=("patterns", "names"), metadata={"choices": ("patterns", "names")}
+    )
     mode: str = _one_of("pseudonym", "mask", "drop", "keep", default="pseudonym")
+    deny: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ("DATE_TIME", "TITLE", "AGE", "NRP")
 
 
 @dataclass(frozen=True)
@@ -336,8 +345,11 @@ threshold = 0.8                     # Jaccard of 5-word shingles
 fields = ["prompt", "completion"]
 
 [pii]
-layers = ["patterns"]               # a listed layer that is missing quarantines the row
+layers = ["patterns", "names"]      # a listed layer that is missing quarantines the row
 mode = "pseudonym"                  # pseudonym | mask | drop | keep
+deny = []                           # terms that are always replaced: code names, clients
+allow = []                          # values that never are: your own company, your hotline
+keep = ["DATE_TIME", "TITLE", "AGE", "NRP"]  # found, reported, left as they are
 
 [evaluation]
 test_share = 0.1                    # reserved before functions or acquisition see anything

@@ -48,7 +48,12 @@ class Rules:
         """How personal data is scanned for and replaced."""
         config = self.workspace.config
         return pii.ScrubRule(
-            layers=config.pii.layers, mode=config.pii.mode, languages=config.workspace.languages
+            layers=config.pii.layers,
+            mode=config.pii.mode,
+            languages=config.workspace.languages,
+            deny=config.pii.deny,
+            allow=config.pii.allow,
+            kept=config.pii.keep,
         )
 
     @cached_property

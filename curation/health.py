@@ -85,8 +85,24 @@ def _workspace(root: Path, actor: str) -> Iterator[Check]:
         yield Check("workspace", "bad", str(error))
         return
     yield _key(root)
-    yield Check("pii layers", "good", f"{', '.join(config.pii.layers)}; mode {config.pii.mode}")
+    yield _pii(config)
     yield from _egress(config)
+
+
+def _pii(config: configuration.Config) -> Check:
+    """Which layers are active, and with which model: one that cannot be used quarantines every row."""
+    from curation.pii import names
+
+    said = f"{', '.join(config.pii.layers)}; mode {config.pii.mode}"
+    if "names" not in config.pii.layers:
+        return Check("pii layers", "note", f"{said}; names of people and places are not looked for")
+    try:
+        made_of = names.load()
+    except TilthError as error:
+        return Check("pii layers", "bad", f"{said}; {error}")
+    return Check(
+        "pii layers", "good", f"{said}; names by the bundled model, {len(made_of.lexicon):,} words known"
+    )
 
 
 def _key(root: Path) -> Check:

@@ -82,6 +82,7 @@ from apps.cli import (  # noqa: E402, F401
     filters,
     models,
     people,
+    scrub,
     serving,
     snapshots,
     team,

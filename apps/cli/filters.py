@@ -1,12 +1,10 @@
-"""Filters: they need no workspace, read a file or ``-``, and are useful alone: scrub, vote, convert; and what all
-of them share. Those that compare rows stand in ``cleaning``."""
+"""Filters: they need no workspace, read a file or ``-``, and are useful alone: vote, convert; and what all of them share.
+Those that compare rows stand in ``cleaning``, the one for personal data in ``scrub``."""
 
 from __future__ import annotations
 
-import secrets
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -64,96 +62,6 @@ def report(result: dict[str, Any], start: float, dry_run: bool) -> None:
     """The result with the seconds since ``start``, and whether it was only tried."""
     done = {**result, "seconds": round(time.perf_counter() - start, 3)}
     session.report({**done, "dry_run": dry_run} if dry_run else done, lines(done))
-
-
-@app.command(epilog="Example: tilth scrub mails.jsonl --out clean.jsonl --spans spans.jsonl --mode mask")
-def scrub(
-    source: Source,
-    out: Out = "",
-    spans: Annotated[str, typer.Option(help="Where spans go, with offsets in the original.")] = "",
-    mode: Annotated[str, typer.Option(help="pseudonym, mask, or drop the row.")] = "pseudonym",
-    layers: Annotated[str, typer.Option(help="patterns, or all that are installed.")] = "all",
-    fields: Fields = "",
-    language: Annotated[str, typer.Option(help="The rows' language where they do not say.")] = "en",
-    dry_run: DryRun = False,
-) -> None:
-    """Replace personal data. A row that cannot be scanned is held back, never passed on."""
-    from curation import formats, pii
-
-    start = time.perf_counter()
-    rule = pii.ScrubRule(layers=_layers(layers), mode=mode, languages=(language,))
-    scrubber = pii.Scrubber(rule, _key())
-    wanted = [name for name in fields.split(",") if name]
-    counts: Counter[str] = Counter()
-    types: Counter[str] = Counter()
-    with session.progress() as meter, sink(out, dry_run) as write, sink(spans, dry_run) as tell:
-        for id, row in formats.read_objects(source):
-            names = formats.text_fields(row, wanted)
-            done = _scrub_row(row, names, scrubber)
-            counts.update(rows=1, spans=len(done["spans"]), unscanned=bool(done["unscanned"]))
-            types.update(span["entity_type"] for span in done["spans"])
-            for span in done["spans"]:
-                tell({"id": id, **span})
-            if done["unscanned"]:
-                session.say(f"row {id} is held back: {done['unscanned']}")
-            elif not (mode == "drop" and done["spans"]):
-                write(done["row"])
-            meter("scrubbing", counts["rows"], None)
-    result = {key: counts[key] for key in ("rows", "spans")} | {"by_type": dict(types.most_common())}
-    report(result | {"unscanned": counts["unscanned"]}, start, dry_run)
-
-
-def _layers(wanted: str) -> tuple[str, ...]:
-    from curation.pii import LAYERS
-
-    return tuple(LAYERS) if wanted == "all" else tuple(name for name in wanted.split(",") if name)
-
-
-def _key() -> bytes:
-    """The workspace's key where the command runs in one, so that aliases agree; else one for this run alone."""
-    from curation import config, workspace
-
-    if (session.root / config.FILE).is_file():
-        return workspace.read_key(session.root)
-    session.say("no workspace: aliases are consistent within this run only")
-    return secrets.token_bytes(32)
-
-
-def _scrub_row(row: dict[str, Any], names: Sequence[str], scrubber: Any) -> dict[str, Any]:
-    """A row with its text fields scrubbed together, its spans by field, and why it could not be scanned."""
-    from curation.pii import Unscanned
-
-    parts = [(name, index, text) for name in names for index, text in _texts(row.get(name))]
-    try:
-        done = scrubber.scrub([text for _, _, text in parts], row.get("lang"))
-    except Unscanned as why:
-        return {"row": row, "spans": [], "unscanned": str(why) or "the scan failed"}
-    fresh = dict(row)
-    spans = []
-    for (name, index, _), text, edits in zip(parts, done.texts, done.edits, strict=True):
-        fresh[name] = _with(fresh[name], index, text)
-        field = name if index is None else f"{name}.{index}"
-        spans += [{"field": field, **edit._asdict()} for edit in edits]
-    return {"row": fresh, "spans": spans, "unscanned": ""}
-
-
-def _texts(value: Any) -> Iterable[tuple[int | None, str]]:
-    """The texts of a field: itself, or the contents of its messages by place; numbers and nulls hold none."""
-    if isinstance(value, str):
-        yield None, value
-    elif isinstance(value, list):
-        for index, message in enumerate(value):
-            content = message.get("content") if isinstance(message, dict) else None
-            if isinstance(content, str):
-                yield index, content
-
-
-def _with(value: Any, index: int | None, text: str) -> Any:
-    if index is None:
-        return text
-    fresh = list(value)
-    fresh[index] = {**fresh[index], "content": text}
-    return fresh
 
 
 @app.command(

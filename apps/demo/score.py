@@ -105,7 +105,7 @@ def _malformed(workspace: Workspace, truth: Truth) -> dict[str, Any]:
 
 
 def _personal(workspace: Workspace, rules: Rules, truth: Truth) -> list[dict[str, Any]]:
-    """Spans of personal data whose text is gone from the scrubbed prompt, for the types that patterns can find."""
+    """Spans of personal data whose text is gone from the scrubbed prompt, by the layer that finds it."""
     clean: dict[str, str] = {}
     for page in workspace.ledger.view_pages(scrub_rule=rules.scrub):
         clean.update(zip(page.table["record"].to_pylist(), page.table["prompt"].to_pylist(), strict=True))
@@ -120,9 +120,7 @@ def _personal(workspace: Workspace, rules: Rules, truth: Truth) -> list[dict[str
         gone[name] += person["text"] not in text
     lines = [line("personal data, by pattern", gone[False], known[False])]
     if known[True]:
-        lines.append(
-            line("personal data, names", gone[True], known[True], "the names layer is not installed")
-        )
+        lines.append(line("personal data, names", gone[True], known[True], "by the bundled model"))
     return lines
 
 

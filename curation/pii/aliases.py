@@ -95,7 +95,10 @@ def _url(value: str, draw: Draw) -> str:
 
 def _phone(value: str, draw: Draw) -> str:
     """North American: area code 555 is not assigned, and no exchange starts with 0 or 1. International:
-    country code 999 is unassigned. National with a leading 0: after 00 no country code starts with 0."""
+    country code 999 is unassigned. National with a leading 0: after 00 no country code starts with 0. Too short for a
+    number: a part of one."""
+    if len(value) < 7:
+        return f"phone-{draw.hex(10)}"
     if len(value) == 10 and value[0] != "0":
         return f"555-{draw.below(2)}{draw.digits(2)}-{draw.digits(4)}"
     if value[0] == "0":
@@ -174,6 +177,36 @@ def _number(value: str, draw: Draw) -> str:
     return "".join(out)
 
 
+_SYLLABLES = tuple(
+    f"{c}{v}" for c in ("b", "d", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z") for v in "aeiou"
+)
+
+
+def coined(draw: Draw, syllables: int = 4) -> str:
+    """A word that can be spoken and that no language has given to anyone; 65 syllables, so 17 million of four."""
+    return "".join(_SYLLABLES[draw.below(len(_SYLLABLES))] for _ in range(syllables)).capitalize()
+
+
+def _word(value: str, draw: Draw) -> str:
+    return coined(draw)
+
+
+def _organisation(value: str, draw: Draw) -> str:
+    """A coined name, with the legal form of the organisation where it has one."""
+    form = _LEGAL_FORM.search(value)
+    return f"{coined(draw)} {_FORMS[form[1]]}" if form else coined(draw)
+
+
+_FORMS = {"inc": "Inc", "ltd": "Ltd", "llc": "LLC", "plc": "PLC", "corp": "Corp", "gmbh": "GmbH", "university": "University",
+          "college": "College", "hospital": "Hospital", "bank": "Bank"}  # fmt: skip
+_LEGAL_FORM = re.compile(rf"({'|'.join(_FORMS)})\.?$")
+
+
+def _address(value: str, draw: Draw) -> str:
+    """A number and a coined street; streets are not numbered from 0."""
+    return f"0{draw.digits(2)} {coined(draw)} Street"
+
+
 def _named(prefix: str) -> Maker:
     return lambda value, draw: f"{prefix}-{draw.hex(10)}"
 
@@ -193,6 +226,14 @@ MAKERS: dict[str, Maker] = {
     "UK_NHS": _nhs,
     "CRYPTO": _crypto,
     "UUID": _uuid,
+    "PERSON": _word,
+    "LOCATION": _word,
+    "ORGANIZATION": _organisation,
+    "STREET_ADDRESS": _address,
+    "ZIP_CODE": _named("zip"),
+    "AGE": _named("age"),
+    "TITLE": _named("title"),
+    "NRP": _named("people"),
     "DATE_TIME": _named("date"),
     "TERM": _named("term"),
     "ENCODED": _named("encoded"),
@@ -201,22 +242,46 @@ MAKERS: dict[str, Maker] = {
 letters become X, digits are drawn."""
 
 
+BY_WORD = frozenset({"PERSON"})
+"""Types whose values get an alias for each of their words."""
+
+_NAME_WORD = re.compile(r"[^\W\d_]+(?:['’.\-][^\W\d_]+)*")
+_AFTER_NAMES = frozenset({"jr", "sr", "ii", "iii", "iv", "phd", "md"})
+
+
+def name_words(value: str) -> list[str]:
+    """The words of a person's name that stand for that person: two letters or more, and no suffix; all of them where
+    nothing else is left.
+
+    >>> name_words("J. R. Doe-Smith Jr."), name_words("J. R.")
+    (['Doe-Smith'], ['J', 'R'])
+    """
+    found = _NAME_WORD.findall(value)
+    whole = [
+        word for word in found if len(word) > 1 and "." not in word and word.casefold() not in _AFTER_NAMES
+    ]
+    return whole or found
+
+
 class Aliaser:
     """Hands out aliases under a key, and remembers whose they are.
 
-    ``known`` are the aliases that were registered before. Two values whose HMAC leads to the same alias
+    ``known`` are the aliases that were registered before; ``is_name`` says of a word whether somebody or some place is
+    called so, and then it is no alias. Two values whose HMAC leads to the same alias
     (short numbers have few) get different ones: the second takes the next counter of its own HMAC. Only then
     does an alias depend on what was registered first. Raises :class:`UsageError` for a key under 16 bytes and
     :class:`ConflictError` where ``known`` gives one alias to two values.
     """
 
-    def __init__(self, key: bytes, known: Iterable[Known] = ()) -> None:
+    def __init__(
+        self, key: bytes, known: Iterable[Known] = (), is_name: Callable[[str], bool] = lambda word: False
+    ) -> None:
         if len(key) < SHORTEST_KEY:
             raise UsageError(
                 f"the pseudonym key has {len(key)} bytes, fewer than {SHORTEST_KEY}",
                 next="Use a key made by `tilth init`, or os.urandom(32)",
             )
-        self._key = key
+        self._key, self._is_name = key, is_name
         self._owner: dict[str, tuple[str, str]] = {}
         self._alias: dict[tuple[str, str], str] = {}
         self._new: list[Alias] = []
@@ -233,7 +298,16 @@ class Aliaser:
 
     def alias(self, entity_type: str, value: str) -> str:
         """The alias of a value; a value that is new is registered. Raises ``ValueError`` for an empty
-        value."""
+        value.
+
+        A person's name gets an alias word by word, so that "Jane Doe" and "Jane" are still one person: initials and
+        what follows a name (Jr.) are left out where a whole word stands beside them.
+        """
+        if entity_type in BY_WORD and (parts := name_words(value)):
+            return " ".join(self._one(entity_type, part) for part in parts)
+        return self._one(entity_type, value)
+
+    def _one(self, entity_type: str, value: str) -> str:
         whose = (entity_type, self.hash(entity_type, value))
         if whose not in self._alias:
             self._new.append(Alias(*whose, self._free(entity_type, canonical(entity_type, value), whose)))
@@ -247,7 +321,10 @@ class Aliaser:
         while True:
             # A short number soon runs out of aliases of its length: every 100 tries it may grow by a digit.
             alias = self._made(entity_type, value + "0" * (counter // 100), counter, value)
-            if self._owner.get(alias.casefold(), whose) == whose and alias.casefold() != value.casefold():
+            is_free = (
+                self._owner.get(alias.casefold(), whose) == whose and alias.casefold() != value.casefold()
+            )
+            if is_free and not self._is_name(alias):
                 return alias
             counter += 1
 
@@ -271,43 +348,38 @@ class Aliaser:
         return made
 
 
+_HEADS = re.compile(r"(?<!\w)(?=(\S{3}))")
+
+
 class AliasIndex:
-    """Finds registered aliases in text, however many there are: one search for their beginnings, then a
-    look-up."""
+    """Finds registered aliases in text, however many there are: a look-up at the beginning of every word."""
 
     _HEAD = 3
 
     def __init__(self, aliases: Iterable[str] = ()) -> None:
         self._all: set[str] = set()
         self._lengths: dict[str, list[int]] = {}
-        self._heads: re.Pattern[str] | None = None
         for alias in aliases:
             self.add(alias)
 
     def add(self, alias: str) -> None:
         """Make ``alias`` known."""
         self._all.add(alias)
-        head = alias[: self._HEAD]
-        lengths = self._lengths.setdefault(head, [])
-        if not lengths:
-            self._heads = None
+        lengths = self._lengths.setdefault(alias[: self._HEAD], [])
         if len(alias) not in lengths:
-            self._lengths[head] = sorted([*lengths, len(alias)], reverse=True)
+            self._lengths[alias[: self._HEAD]] = sorted([*lengths, len(alias)], reverse=True)
 
     def find(self, text: str) -> list[tuple[int, int]]:
         """Where aliases stand as whole words: ranges that do not overlap, in text order, the longest
         first."""
         if not self._all:
             return []
-        if self._heads is None:
-            heads = "|".join(re.escape(head) for head in sorted(self._lengths, reverse=True))
-            self._heads = re.compile(rf"(?<!\w)(?:{heads})")
         found, at = [], 0
-        while match := self._heads.search(text, at):
-            end = self._end(text, match.start(), match.group())
-            if end:
-                found.append((match.start(), end))
-            at = end or match.start() + 1
+        for match in _HEADS.finditer(text):
+            start, head = match.start(), match[1]
+            if start >= at and head in self._lengths and (end := self._end(text, start, head)):
+                found.append((start, end))
+                at = end
         return found
 
     def _end(self, text: str, start: int, head: str) -> int:

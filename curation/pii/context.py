@@ -6,6 +6,7 @@ tokenised that no context word could be near.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ class Contexts:
         Only the words around the hit are tokenised, and more of them until there are enough; spaCy takes
         words between white space one by one, so a part of a text gives the tokens of the whole.
         """
-        reach = 500
+        reach = 120
         while True:
             first = _word_start(text, start - reach)
             last = _word_end(text, start + reach)
@@ -94,11 +95,18 @@ class _Token(NamedTuple):
     is_keyword: bool  # neither a stop word nor punctuation
 
 
-class _Tokeniser:
-    """spaCy's tokeniser for a language, in bounded memory: spaCy keeps every number and name that it ever
-    saw."""
+_STRETCH = re.compile(r"\s+|\S+")
 
-    _TEXTS_PER_ZONE = 500
+
+class _Tokeniser:
+    """spaCy's tokeniser for a language, in bounded memory and asked about each word once.
+
+    spaCy splits a text at white space and takes each word by itself, so what it made of a word holds wherever the word
+    stands. Words without digits come again and are remembered; spaCy itself would keep every number it ever saw.
+    """
+
+    _REMEMBERED = 50_000
+    _WORDS_PER_ZONE = 2_000
 
     def __init__(self, language: str) -> None:
         import spacy
@@ -112,31 +120,53 @@ class _Tokeniser:
                 next="Take the language out; its text is then held as unscanned",
             ) from None
         self._last: tuple[str, list[_Token]] = ("", [])
+        self._known: dict[str, list[_Token]] = {}
         self._zone: Any = None
-        self._texts = 0
+        self._words = 0
 
     def tokens(self, text: str) -> list[_Token]:
         """The tokens of a text; those of the last text are kept."""
         if self._last[0] != text:
-            self._renew()
             self._last = (text, list(self._read(text)))
         return self._last[1]
 
+    def _read(self, text: str) -> Iterator[_Token]:
+        for match in _STRETCH.finditer(text):
+            stretch, start = match.group(), match.start()
+            if stretch[0].isspace():
+                # One space belongs to the word before it; what is left of the stretch is a token.
+                rest = stretch[1:] if start and stretch[0] == " " else stretch
+                if rest:
+                    yield _Token(match.end(), rest.lower(), ":" not in rest)
+                continue
+            for token in self._of_word(stretch):
+                yield _Token(start + token.end, token.lowered, token.is_keyword)
+
+    def _of_word(self, word: str) -> list[_Token]:
+        known = self._known.get(word)
+        if known is None:
+            known = list(self._ask(word))
+            if len(word) < 24 and not any(char.isdigit() for char in word):
+                if len(self._known) >= self._REMEMBERED:
+                    self._known.clear()
+                self._known[word] = known
+        return known
+
     def _renew(self) -> None:
-        """Leave spaCy's memory zone now and then, which frees its words; nothing of spaCy's is kept
-        across."""
-        if self._texts % self._TEXTS_PER_ZONE == 0:
+        """Leave spaCy's memory zone now and then, which frees its words; nothing of spaCy's is kept across."""
+        if self._words % self._WORDS_PER_ZONE == 0:
             if self._zone is not None:
                 self._zone.__exit__(None, None, None)
             self._zone = self._nlp.memory_zone()
             self._zone.__enter__()
-        self._texts += 1
+        self._words += 1
 
-    def _read(self, text: str) -> Iterator[_Token]:
+    def _ask(self, word: str) -> Iterator[_Token]:
+        self._renew()
         at = 0
-        for length, space, stop, punctuation in _columns(self._nlp.make_doc(text)):
-            word = text[at : at + length]
+        for length, space, stop, punctuation in _columns(self._nlp.make_doc(word)):
+            part = word[at : at + length]
             # Presidio splits keywords at colons, then looks for whole tokens: one with a colon never counts.
-            plain = not (stop or punctuation or word in ("-PRON-", "be") or ":" in word)
-            yield _Token(at + length, word.lower(), plain)
+            plain = not (stop or punctuation or part in ("-PRON-", "be") or ":" in part)
+            yield _Token(at + length, part.lower(), plain)
             at += length + space

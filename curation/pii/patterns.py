@@ -53,6 +53,7 @@ class _Pattern(NamedTuple):
     search: Any  # a compiled pattern of the regex package
     score: float
     context_needed: bool  # its score passes the threshold only with a context word near by
+    sign: str = ""  # a character that every match holds
 
 
 class Clues:
@@ -152,6 +153,19 @@ def _anything() -> Callable[[str], Any]:
     return _compiled(r"[\d@]|[a-z0-9.\-]\.[a-z]{2}|:[0-9a-f]{0,4}:|[0-9a-f]{2}[:-][0-9a-f]{2}[:-]").search
 
 
+def _date_sign(pattern: str) -> str:
+    """The character between the numbers of a date, by its pattern: each of Presidio's knows one."""
+    return (
+        "/"
+        if "/" in pattern
+        else "-"
+        if "-(" in pattern.replace("[1-9", "")
+        else "."
+        if r"\." in pattern
+        else ""
+    )
+
+
 # Matches of these hold no white space, so they are looked for in the words that hold the sign they must have.
 @lru_cache(maxsize=1)
 def _signs() -> dict[str, Callable[[str, int], Any]]:
@@ -192,7 +206,7 @@ class Recogniser:
         found = [
             span
             for pattern in self.patterns
-            if context or not pattern.context_needed
+            if (context or not pattern.context_needed) and pattern.sign in clues.text
             for span in self._matches(pattern, clues.text, deadline)
         ]
         return without_duplicates(found) if len(found) > 1 else found
@@ -280,7 +294,8 @@ class PatternLayer:
             if self._mended and name == "UrlRecognizer" and pattern.name.startswith("Quoted"):
                 continue
             weak = self._gated and pattern.score < self._threshold and not validated
-            yield _Pattern(regex.compile(pattern.regex, source.global_regex_flags), pattern.score, weak)
+            sign = _date_sign(pattern.regex) if self._gated and name == "DateRecognizer" else ""
+            yield _Pattern(regex.compile(pattern.regex, source.global_regex_flags), pattern.score, weak, sign)
 
     def find(self, text: str, language: str, deadline: Deadline) -> list[Span]:
         """Spans at or above the threshold, without those inside another of their type. Raises

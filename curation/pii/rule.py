@@ -21,13 +21,13 @@ words stands near by, and gives a valid phone number 0.4, so this is the lowest 
 hit for some proof: a checksum, a format that little else has, or a word such as "account" before a bare
 number."""
 
-KEPT_TYPES = ("DATE_TIME",)
-"""Found but not replaced unless a rule says so: a date alone names nobody, and answers depend on it
-("delivered on 05/03"). Everything else the detectors find is replaced: it reaches, pays or identifies one
-person, account or device."""
+KEPT_TYPES = ("DATE_TIME", "TITLE", "AGE", "NRP")
+"""Found but not replaced unless a rule says so: a date, a form of address, an age or a nationality alone names nobody,
+and answers depend on them ("delivered on 05/03", "an Italian restaurant"). Everything else the detectors find is
+replaced: it reaches, pays, places or identifies one person, account or device."""
 
 # Bumped when this package changes what it finds or writes without a change of any field of the rule.
-_VERSION = 1
+_VERSION = 2
 _PACKAGES = ("presidio-analyzer", "phonenumbers", "tldextract", "regex")
 
 
@@ -35,7 +35,7 @@ _PACKAGES = ("presidio-analyzer", "phonenumbers", "tldextract", "regex")
 class ScrubRule:
     """How personal data is found and replaced.
 
-    ``layers`` are the detectors, in order; ``patterns`` is the only one that is built in, and a row is
+    ``layers`` are the detectors, in order: ``patterns`` and ``names`` are built in, and a row is
     quarantined if any listed one is missing. ``mode``: ``pseudonym`` (a keyed alias of the same shape),
     ``mask`` (``<EMAIL_ADDRESS_1>``, numbered per record), ``drop`` (the row goes), ``keep`` (spans are
     reported, text stays). Text in a language outside ``languages`` is quarantined. ``timeout`` is in seconds
@@ -83,7 +83,17 @@ def rule_digest(rule: ScrubRule) -> str:
     Cheap: nothing heavy is imported. Raises :class:`MissingExtra` without Presidio, because a digest that
     stood for "not scanned" could be mistaken for a scan.
     """
-    return digest(canonical_json({"rule": asdict(rule), "version": _VERSION, **_installed()}))
+    parts = {"rule": asdict(rule), "version": _VERSION, **_installed()}
+    if "names" in rule.layers:
+        parts["names"] = _model()
+    return digest(canonical_json(parts))
+
+
+@lru_cache(maxsize=1)
+def _model() -> str:
+    """The digest of the names model's weights; empty where the file is missing, and then nothing is scanned."""
+    path = Path(__file__).parent / "names.safetensors"
+    return digest(path.read_bytes()) if path.is_file() else ""
 
 
 @lru_cache(maxsize=1)

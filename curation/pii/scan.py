@@ -29,7 +29,13 @@ def _patterns(rule: ScrubRule) -> Layer:
     return PatternLayer(rule.languages, threshold=rule.threshold)
 
 
-LAYERS: dict[str, Callable[[ScrubRule], Layer]] = {"patterns": _patterns}
+def _names(rule: ScrubRule) -> Layer:
+    from curation.pii.names import NamesLayer
+
+    return NamesLayer()
+
+
+LAYERS: dict[str, Callable[[ScrubRule], Layer]] = {"patterns": _patterns, "names": _names}
 """How each layer is built from a rule. A new kind of detector is one entry here."""
 
 

@@ -10,13 +10,13 @@ of it passes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from curation.pii.aliases import Alias, Aliaser, Known, canonical, masks
+from curation.pii.aliases import Alias, Aliaser, Known, canonical, masks, name_words
 from curation.pii.fold import fold
 from curation.pii.rule import ScrubRule
 from curation.pii.scan import Scanner
@@ -26,7 +26,12 @@ from curation.records import DECISIONS, canonical_json, decision, table
 _OPAQUE = "\ufffc"  # the object replacement character: no letter, no digit, no space, no part of any pattern
 _MASK = re.compile(r"<[A-Z][A-Z_]*_\d+>")
 _ROUNDS = 6
+# Types of the names model: words that are personal because of what they say, not of how they are written.
+_WORDY = frozenset(
+    {"PERSON", "LOCATION", "ORGANIZATION", "STREET_ADDRESS", "ZIP_CODE", "AGE", "TITLE", "NRP"}
+)
 _SHORTEST_LITERAL = 4
+_SHORTEST_NAME = 3
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,13 @@ class Scrubbed:
     """The parts of one record after scrubbing, and the edits of each part in offsets of the part as it was
     given.
 
-    In the modes ``drop`` and ``keep`` the texts are the given ones and a replacement is the text itself.
+    In the modes ``drop`` and ``keep`` the texts are the given ones and a replacement is the text itself. ``kept`` are
+    the spans of the types that the rule finds and leaves, such as dates.
     """
 
     texts: tuple[str, ...]
     edits: tuple[tuple[Edit, ...], ...]
+    kept: tuple[tuple[Span, ...], ...] = ()
 
     def found(self) -> bool:
         """Whether anything was found that the rule replaces."""
@@ -56,7 +63,7 @@ class Scrubber:
     def __init__(self, rule: ScrubRule, key: bytes, *, known: Iterable[Known] = ()) -> None:
         self.rule = rule
         self.scanner = Scanner(rule)
-        self.aliaser = Aliaser(key, known)
+        self.aliaser = Aliaser(key, known, _lexicon(rule))
 
     @property
     def missing(self) -> list[str]:
@@ -80,28 +87,44 @@ class Scrubber:
             spans = self.scanner.scan(clean, language)
         return spans
 
-    def scrub(self, parts: Sequence[str], language: str | None = None) -> Scrubbed:
-        """Scrub the parts of one record together. Raises :class:`Unscanned`; no parts give no texts."""
+    def scrub(
+        self, parts: Sequence[str], language: str | None = None, *, terse: Collection[int] = ()
+    ) -> Scrubbed:
+        """Scrub the parts of one record together. Raises :class:`Unscanned`; no parts give no texts.
+
+        ``terse`` are the numbers of parts that are no prose, such as a tag: a word there is a name only where it is
+        one in another part, while whatever has a format of its own is found as everywhere.
+        """
         edits: list[list[Edit]] = [[] for _ in parts]
+        left: list[list[Span]] | None = None
         for _ in range(_ROUNDS):
-            more = self._found(parts, edits, language)
+            more, kept = self._found(parts, edits, language, terse)
+            left = kept if left is None else left
             if not any(more):
-                return Scrubbed(tuple(cut(*pair) for pair in zip(parts, edits, strict=True)), _frozen(edits))
+                texts = tuple(cut(*pair) for pair in zip(parts, edits, strict=True))
+                return Scrubbed(texts, _frozen(edits), _standing(left, edits))
             edits = self._replaced(parts, [_joined(old, new) for old, new in zip(edits, more, strict=True)])
             if self.rule.mode in ("drop", "keep"):
-                return Scrubbed(tuple(parts), _frozen(edits))
+                return Scrubbed(tuple(parts), _frozen(edits), _standing(left, edits))
         raise Unscanned(f"after {_ROUNDS} rounds the scrubbed text still held personal data")
 
     def _found(
-        self, parts: Sequence[str], edits: Sequence[Sequence[Edit]], language: str | None
-    ) -> list[list[Span]]:
-        """What a scan of every part as it stands now finds, in offsets of the part as it was given."""
+        self,
+        parts: Sequence[str],
+        edits: Sequence[Sequence[Edit]],
+        language: str | None,
+        terse: Collection[int],
+    ) -> tuple[list[list[Span]], list[list[Span]]]:
+        """What a scan of every part as it stands now finds, in offsets of the part as it was given; and what it finds
+        and leaves, in offsets of the part as it stands."""
         now = [cut(part, done) for part, done in zip(parts, edits, strict=True)]
         places = [placed(done) for done in edits]
-        found = [
-            [s for s in self._scan(text, opaque, language) if s.entity_type not in self.rule.kept]
-            for text, opaque in zip(now, places, strict=True)
+        seen = [
+            [s for s in self._scan(text, opaque, language) if i not in terse or s.entity_type not in _WORDY]
+            for i, (text, opaque) in enumerate(zip(now, places, strict=True))
         ]
+        kept = [[s for s in spans if s.entity_type in self.rule.kept] for spans in seen]
+        found = [[s for s in spans if s.entity_type not in self.rule.kept] for spans in seen]
         values = _values(now, found) | _values(parts, edits)
         if values:
             found = [
@@ -111,7 +134,7 @@ class Scrubber:
         return [
             [s.at(*uncut(done, s.start, s.end)) for s in spans]
             for done, spans in zip(edits, found, strict=True)
-        ]
+        ], kept
 
     def _hidden(self, text: str) -> str:
         """``text`` without registered aliases and masks."""
@@ -134,6 +157,16 @@ class Scrubber:
         return [
             [Edit(*s, word) for s, word in zip(*row, strict=True)] for row in zip(spans, new, strict=True)
         ]
+
+
+def _standing(
+    kept: Sequence[Sequence[Span]], edits: Sequence[Sequence[Edit]]
+) -> tuple[tuple[Span, ...], ...]:
+    """The kept spans that no edit touched."""
+    return tuple(
+        tuple(span for span in spans if not any(overlaps(span, edit) for edit in done))
+        for spans, done in zip(kept, edits, strict=True)
+    )
 
 
 def _frozen(edits: Iterable[Iterable[Edit]]) -> tuple[tuple[Edit, ...], ...]:
@@ -168,27 +201,61 @@ def _bare(text: str) -> str:
     return "".join(c for c in text if c.isalnum()).casefold()
 
 
-Literal = tuple[str, str, float]
+def _lexicon(rule: ScrubRule) -> Callable[[str], bool]:
+    """Whether a word is somebody's name or a place's, as far as the names model knows; nothing is without it."""
+    if "names" not in rule.layers:
+        return lambda word: False
+    from curation.pii.names import is_listed
+
+    return is_listed
 
 
-def _values(parts: Sequence[str], spans: Sequence[Sequence[Span | Edit]]) -> set[Literal]:
+class _Literal(NamedTuple):
+    """A text that was found, to be replaced wherever it stands as a whole word; ``loose``: in whatever case."""
+
+    value: str
+    entity_type: str
+    score: float
+    loose: bool = False
+
+
+def _values(parts: Sequence[str], spans: Sequence[Sequence[Span | Edit]]) -> set[_Literal]:
     """The texts that were found, with type and score; very short ones would match too much."""
     found = (
-        (part[s.start : s.end], s.entity_type, s.score)
+        _Literal(part[s.start : s.end], s.entity_type, s.score)
         for part, row in zip(parts, spans, strict=True)
         for s in row
     )
-    return {
-        literal for literal in found if len(literal[0]) >= _SHORTEST_LITERAL and _OPAQUE not in literal[0]
-    }
+    kept = {f for f in found if len(f.value) >= _SHORTEST_LITERAL and _OPAQUE not in f.value}
+    people = [f for f in kept if f.entity_type == "PERSON"]
+    return kept | {name for person in people for name in _names_of(person)}
 
 
-def _literally(text: str, values: Iterable[Literal]) -> Iterator[Span]:
+def _names_of(person: _Literal) -> Iterator[_Literal]:
+    """The words of a person's name that are no common words: each stands for the person, in any case."""
+    from curation.pii.names import is_rare
+
+    for word in name_words(person.value):
+        if len(word) >= _SHORTEST_NAME and is_rare(word):
+            yield _Literal(word.lower(), person.entity_type, person.score, loose=True)
+
+
+def _literally(text: str, values: Iterable[_Literal]) -> Iterator[Span]:
     """Where the values occur in the text as whole words."""
-    for value, entity_type, score in values:
-        if value in text:
-            for match in re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", text):
-                yield Span(*match.span(), entity_type, score)
+    lowered = text.lower()
+    for literal in values:
+        # A letter whose small form is longer would shift the offsets.
+        where = lowered if literal.loose and len(lowered) == len(text) else text
+        at = where.find(literal.value)
+        while at >= 0:
+            end = at + len(literal.value)
+            if not _in_word(where[at - 1 : at]) and not _in_word(where[end : end + 1]):
+                yield Span(at, end, literal.entity_type, literal.score)
+            at = where.find(literal.value, at + 1)
+
+
+def _in_word(char: str) -> bool:
+    return char.isalnum() or char == "_"
 
 
 def scrub_texts(parts: Sequence[str], scrubber: Scrubber, *, language: str | None = None) -> Scrubbed:

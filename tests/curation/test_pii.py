@@ -181,7 +181,7 @@ def test_a_date_is_reported_but_stays() -> None:
 @pytest.mark.parametrize(
     ("rule", "lang", "words"),
     [
-        ({"layers": ("patterns", "names")}, "en", "layer 'names' is not installed"),
+        ({"layers": ("patterns", "faces")}, "en", "layer 'faces' is not installed"),
         ({}, "de", "language 'de'"),
         ({"longest": 20}, "en", "more than the 20"),
         ({"timeout": 1e-9}, "en", "took longer"),

@@ -35,6 +35,14 @@ VALUES = {
     "CRYPTO": "16Yeky6GMjeNkAiNcBY7ZhrLoMSgg1BoyZ",
     "UUID": "6f1c2b9e-7d3a-4c55-9a10-3f2b7c8d9e0f",
     "TERM": "Project Bluebird",
+    "PERSON": "Rosalind Unwin",
+    "LOCATION": "Upper Slaughter",
+    "ORGANIZATION": "Unwin Freight Ltd",
+    "STREET_ADDRESS": "12 Mill Lane, Upper Slaughter",
+    "ZIP_CODE": "62704",
+    "AGE": "thirty-four",
+    "TITLE": "Dr.",
+    "NRP": "Italian",
     "ENCODED": "amFuZS5kb2VAYWNtZS5jb20=",
 }
 
@@ -49,6 +57,26 @@ def test_a_value_has_one_alias_that_is_not_itself(kind: str) -> None:
 
 def test_every_maker_is_tried_here() -> None:
     assert set(MAKERS) - {"DATE_TIME"} <= set(VALUES)
+
+
+def test_a_person_is_one_person_by_any_part_of_the_name_and_in_any_case() -> None:
+    aliases = Aliaser(KEY)
+    first, last = aliases.alias("PERSON", "Rosalind Unwin").split(" ")
+    assert first != last
+    assert aliases.alias("PERSON", "ROSALIND") == first
+    assert aliases.alias("PERSON", "R. Unwin") == aliases.alias("PERSON", "unwin Jr.") == last
+    assert aliases.alias("PERSON", "Unwin, Rosalind") == f"{last} {first}"
+    assert aliases.alias("PERSON", "R.U.")
+
+
+def test_the_form_of_an_organisation_is_kept() -> None:
+    assert Aliaser(KEY).alias("ORGANIZATION", "Unwin Freight Ltd").endswith(" Ltd")
+
+
+def test_an_alias_is_never_what_somebody_is_called() -> None:
+    free = Aliaser(KEY).alias("PERSON", "Rosalind")
+    taken = Aliaser(KEY, is_name=lambda word: word == free).alias("PERSON", "Rosalind")
+    assert taken != free
 
 
 def test_the_ways_to_write_a_value_share_its_alias() -> None:

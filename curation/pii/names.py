@@ -1,0 +1,299 @@
+"""The ``names`` layer: a small network that marks people, places, organisations, addresses, ages and titles.
+
+It runs on numpy alone. The weights are this project's own (``names.md`` beside them says what they were made of and how
+well they do); they are read from a safetensors file, whose form and version are checked. The layer answers for English.
+
+Refused: text in another language, which raises :class:`Unscanned`, and weights that do not fit this code.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from curation.errors import IntegrityError
+from curation.pii import words
+from curation.pii.patterns import Deadline
+from curation.pii.spans import Span, Unscanned
+
+Floats = npt.NDArray[np.float32]
+
+MODEL = Path(__file__).parent / "names.safetensors"
+LANGUAGES = ("en",)
+SCORE = 0.85
+"""The score of every span, as Presidio gives to what a network finds; the network's own odds are not calibrated."""
+
+CAUTION = 1.4
+"""Taken from the score of "no name" at every token: e to its power is how many false alarms a miss is worth; four, as in F2."""
+
+_CHUNK = 4096  # tokens of one pass through the network: its working memory stays within a core's cache
+_REMEMBERED = 60_000  # distinct words whose sums are kept
+
+
+@dataclass
+class Network:
+    """The weights, and the sums of the words that were seen so far. ``scores`` is the whole of its arithmetic."""
+
+    labels: tuple[str, ...]
+    dilations: tuple[int, ...]
+    rows: npt.NDArray[np.int8]
+    scale: Floats
+    glued: Floats
+    case: Floats
+    layers: list[tuple[Floats, Floats]]
+    out: Floats
+    out_bias: Floats
+    lexicon: dict[int, int]
+    _slots: dict[str, int] = field(default_factory=dict)
+    _sums: npt.NDArray[Any] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    def __post_init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        self._slots = {}
+        self._sums = np.zeros((1024, int(self.rows.shape[1])), np.float32)
+
+    def _slot(self, word: str) -> int:
+        """Where the sum of a new word is kept."""
+        slot = len(self._slots)
+        if slot == len(self._sums):
+            self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)])
+        used = words.features(word, self.lexicon)
+        self._sums[slot] = self.scale[used] @ self.rows[used].astype(np.float32)
+        self._slots[word] = slot
+        return slot
+
+    def word_sums(self, tokens: Sequence[str]) -> Floats:
+        """The sum of each token's feature rows, (tokens, embedding)."""
+        if len(self._slots) > _REMEMBERED:
+            self._forget()
+        known = self._slots
+        slots = [known[t] if t in known else self._slot(t) for t in tokens]
+        return self._sums[slots]
+
+    def scores(self, texts: Sequence[words.Tokens], cases: Sequence[int]) -> list[Floats]:
+        """Scores of the labels at every token of each text, (tokens, labels); they say nothing across texts.
+
+        The texts lie behind each other with rows of zeros between them, so that no convolution sees a neighbour.
+        """
+        gap = max(self.dilations)
+        lengths = [len(text.words) for text in texts]
+        starts = np.cumsum([gap, *(n + gap for n in lengths)])
+        at = np.zeros((int(starts[-1]), self.rows.shape[1]), np.float32)
+        mask = np.zeros((len(at), 1), np.float32)
+        for text, case, start, size in zip(texts, cases, starts.tolist(), lengths, strict=False):
+            if size:
+                inside = at[start : start + size]
+                inside += self.word_sums(text.words)
+                inside += self.glued[np.array(text.glued, np.intp)]
+                inside += self.case[case]
+                mask[start : start + size] = 1
+        for (weights, bias), step in zip(self.layers, self.dilations, strict=True):
+            at = _convolved(at, weights, bias, step, mask)
+        told = at @ self.out + self.out_bias
+        return [told[s : s + n] for s, n in zip(starts.tolist(), lengths, strict=False)]
+
+
+def _convolved(at: Floats, weights: Floats, bias: Floats, step: int, mask: Floats) -> Floats:
+    """One convolution of width 3 at a distance of ``step``, rectified, added to its input where the sizes agree."""
+    size, depth = at.shape
+    new = at @ weights[depth : 2 * depth]
+    new[step:] += at[: size - step] @ weights[:depth]
+    new[: size - step] += at[step:] @ weights[2 * depth :]
+    new += bias
+    np.maximum(new, 0, out=new)
+    if depth == new.shape[1]:
+        new += at
+    new *= mask
+    return new
+
+
+def load(path: Path = MODEL) -> Network:
+    """Read and check the weights. Raises :class:`IntegrityError` where the file is missing, damaged, or of another
+    version."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            told = file.metadata() or {}
+            arrays: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise _unfit(path, type(error).__name__) from None
+    if told.get("version") != str(words.VERSION):
+        raise _unfit(path, f"it is of version {told.get('version')}, and this program reads {words.VERSION}")
+    return _network(told, arrays)
+
+
+def _network(told: dict[str, str], arrays: dict[str, Any]) -> Network:
+    def plain(name: str) -> Floats:
+        return np.ascontiguousarray(arrays[name], dtype=np.float32)
+
+    dilations = tuple(json.loads(told["dilations"]))
+    keys, entries = arrays["lexicon_keys"].tolist(), arrays["lexicon_entries"].tolist()
+    return Network(
+        labels=tuple(json.loads(told["labels"])),
+        dilations=dilations,
+        rows=arrays["rows"],
+        scale=plain("scale"),
+        glued=plain("glued"),
+        case=plain("case"),
+        layers=[(plain(f"layer{i}"), plain(f"layer{i}_bias")) for i in range(len(dilations))],
+        out=plain("out"),
+        out_bias=plain("out_bias"),
+        lexicon=dict(zip(keys, entries, strict=True)),
+    )
+
+
+def _unfit(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"the names model cannot be used: {why}",
+        where=str(path),
+        next="Install Tilth again, or make the model with `python -m training.names`",
+    )
+
+
+@lru_cache(maxsize=1)
+def network() -> Network:
+    """The weights that are shipped, read once."""
+    return load()
+
+
+def is_rare(word: str) -> bool:
+    """Whether a word is hardly ever written in small letters, so that it may be taken for the name it was once."""
+    return words.common(network().lexicon.get(words.key(word), 0)) < 3
+
+
+def is_listed(word: str) -> bool:
+    """Whether somebody or some place is called so, or the word is a common one."""
+    return words.key(word) in network().lexicon
+
+
+class NamesLayer:
+    """Spans of the names model. Deterministic, whatever texts are looked at together."""
+
+    def __init__(self, model: Network | None = None, *, caution: float = CAUTION) -> None:
+        self._model = model or network()
+        self._kinds = [label.partition("-")[2] for label in self._model.labels]
+        self._begins = [label.startswith("B-") for label in self._model.labels]
+        self._caution = np.zeros(len(self._model.labels), np.float32)
+        self._caution[self._model.labels.index("O")] = caution
+
+    def find(self, text: str, language: str, deadline: Deadline) -> list[Span]:
+        """Spans of one text. Raises :class:`Unscanned` for a language the model does not know."""
+        return self.find_all([text], language, deadline)[0]
+
+    def find_all(self, texts: Sequence[str], language: str, deadline: Deadline) -> list[list[Span]]:
+        """Spans of several texts, looked at together, which is cheaper than one by one."""
+        if language not in LANGUAGES:
+            raise Unscanned(f"the names layer reads {', '.join(LANGUAGES)}, not {language!r}")
+        read = [words.tokens(text) for text in texts]
+        found: list[list[Span]] = []
+        at = 0
+        while at < len(texts):
+            deadline.left()
+            end, size = at + 1, len(read[at].words)
+            while end < len(texts) and size + len(read[end].words) <= _CHUNK:
+                size += len(read[end].words)
+                end += 1
+            cases = [words.case_of(text) for text in texts[at:end]]
+            for tokens, scores, text in zip(
+                read[at:end], self._model.scores(read[at:end], cases), texts[at:end], strict=True
+            ):
+                best = (scores - self._caution).argmax(axis=1).tolist() if tokens.words else []
+                found.append(self._spans(best, tokens, text))
+            at = end
+        return found
+
+    def _spans(self, best: Sequence[int], tokens: words.Tokens, text: str) -> list[Span]:
+        """Neighbours of one type are one span; a type's beginning after a gap of more than a space starts another."""
+        found: list[Span] = []
+        open_kind, start, end = "", 0, 0
+        for i, label in enumerate(best):
+            kind = self._kinds[label]
+            if open_kind and (kind != open_kind or self._begins[label]):
+                found += _trimmed(start, end, open_kind, text)
+                open_kind = ""
+            if kind:
+                if not open_kind:
+                    open_kind, start = kind, tokens.starts[i]
+                end = tokens.ends[i]
+        if open_kind:
+            found += _trimmed(start, end, open_kind, text)
+        return found
+
+
+_EDGES = words.HIDDEN + " \n\t,;:!?\"“”()[]<>|*_/\\–—-.'’"
+_OPENING = "+(#"
+# Fewest digits, and a form that the value must have. A shorter number is an amount, a case or a room: it reaches nobody.
+_FORMS = {
+    "PHONE_NUMBER": (6, re.compile(r"^[\W\d_]*(?:(?:x|ext|extension)[\W\d_]*)?$", re.IGNORECASE)),
+    "CREDIT_CARD": (12, re.compile(r"^[\W\d_]*$")),
+    "US_SSN": (8, re.compile(r"^[\W\d_]*$")),
+    "US_DRIVER_LICENSE": (6, re.compile(r"^[A-Z0-9 \-]*$", re.IGNORECASE)),
+    "ZIP_CODE": (1, re.compile(r"^.{3,12}$")),
+    "STREET_ADDRESS": (0, re.compile(r"(?<![\w])[^\W\d_]{3,}(?!\w)")),
+}
+
+
+def _trimmed(start: int, end: int, kind: str, text: str) -> list[Span]:
+    """The span without punctuation at its edges; none where nothing else is in it."""
+    while (
+        end > start
+        and text[end - 1] in _EDGES
+        and not (text[end - 1] == "." and _abbreviates(text, start, end))
+    ):
+        end -= 1
+    while start < end and text[start] in _EDGES and not (kind == "PHONE_NUMBER" and text[start] in _OPENING):
+        start += 1
+    return [Span(start, end, kind, SCORE)] if _may_be(kind, text, start, end) else []
+
+
+def _may_be(kind: str, text: str, start: int, end: int) -> bool:
+    """Whether a span can be what it was marked as: a code such as w752 is neither a street nor somebody's number."""
+    value = text[start:end]
+    if not value or (value[0].isalnum() and text[start - 1 : start].isalnum()):
+        return False
+    if (value[-1].isalnum() and text[end : end + 1].isalnum()) or (kind == "PERSON" and len(value) < 2):
+        return False
+    if kind not in _FORMS:
+        return True
+    fewest, form = _FORMS[kind]
+    return sum(map(str.isdigit, value)) >= fewest and form.search(value) is not None
+
+
+def _abbreviates(text: str, start: int, end: int) -> bool:
+    """Whether the full stop that ends a span belongs to it: Mr., St., Inc., John R."""
+    word = text[start : end - 1].rsplit(None, 1)[-1] if text[start : end - 1].split() else ""
+    return len(word) == 1 or word.rstrip(".") in _ABBREVIATIONS
+
+
+_ABBREVIATIONS = frozenset(
+    {
+        "Mr",
+        "Mrs",
+        "Ms",
+        "Dr",
+        "Prof",
+        "Rev",
+        "Capt",
+        "Sgt",
+        "Hon",
+        "Mx",
+        "Jr",
+        "Sr",
+        "St",
+        "Rd",
+        "Ave",
+        "Blvd",
+    }
+    | {"Apt", "Inc", "Ltd", "Corp", "Co", "S.A", "U.S", "S.A.S", "d.o.o"}
+)
