@@ -5,6 +5,7 @@ One ledger holds one workspace. Opening runs the migrations that are missing and
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,6 +116,8 @@ def _require_file(path: Path, create: bool) -> None:
         raise UsageError("there is no ledger here", where=str(path), next="Make one: tilth init DIR")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # It will hold every text as it came in, so it is its owner's alone; SQLite's journal takes the same mode.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
 
 def _workspace(engine: Engine, workspace: str | None, create: bool, busy_seconds: float, where: str) -> str:

@@ -88,7 +88,7 @@ class Network:
         gap = max(self.dilations)
         lengths = [len(text.words) for text in texts]
         starts = np.cumsum([gap, *(n + gap for n in lengths)])
-        at = np.zeros((int(starts[-1]), self.rows.shape[1]), np.float32)
+        at: Floats = np.zeros((int(starts[-1]), self.rows.shape[1]), np.float32)
         mask = np.zeros((len(at), 1), np.float32)
         for text, case, start, size in zip(texts, cases, starts.tolist(), lengths, strict=False):
             if size:

@@ -15,7 +15,13 @@ from tests.bench.pii import Values
 ROOT = Path(__file__).resolve().parents[2]
 CANARIES = 200
 # The same entry point as `tilth`, with every logger at DEBUG and on stderr.
-LOUD = "import logging; logging.basicConfig(level=logging.DEBUG)\nfrom apps.cli import main\nmain()"
+LOUD = """
+import logging
+logging.basicConfig(level=logging.DEBUG)
+logging.getLogger("canaries").debug("is heard")
+from apps.cli import main
+main()
+"""
 SAID = (
     "Please send the crate for {} to the north gate and tell the driver to wait there.",
     "I wrote to {} about the late container on the quay and nobody has answered so far.",
@@ -76,7 +82,7 @@ def flight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], s
     said = run(desk, "init", str(desk))
     said += run(desk, "ingest", str(source), "--trust", "reference")
     said += run(desk, "curate")
-    said += run(desk, "run", "--rounds", "1", "--annotator", "files")
+    said += run(desk, "label")
     said += run(desk, "snapshot", "create")
     said += run(desk, "report", str(folder / "report.html"))
     said += run(
@@ -94,7 +100,7 @@ def flight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], s
 
 def test_nothing_that_is_said_at_debug_holds_a_canary(flight: tuple[Path, list[str], str]) -> None:
     _, secrets, said = flight
-    assert "DEBUG" in said
+    assert "DEBUG:canaries:is heard" in said
     assert heard(secrets, said.encode()) == []
 
 
