@@ -306,8 +306,11 @@ def _records(view: pa.Table) -> list[_Record]:
 
 def _decide(record: _Record, scrubber: Scrubber) -> Iterator[dict[str, Any]]:
     contents = [message["content"] or "" for message in record.messages]
+    parts = [*contents, *record.completions.values()]
+    # An answer of one word is a class more often than somebody's name, and must stay the class that it is.
+    terse = [i for i in range(len(contents), len(parts)) if not any(map(str.isspace, parts[i]))]
     try:
-        done = scrubber.scrub([*contents, *record.completions.values()], record.language)
+        done = scrubber.scrub(parts, record.language, terse=terse)
     except Unscanned as error:
         for label in record.labels:
             yield decision(record.id, "quarantine", f"unscanned: {error}", label=label)

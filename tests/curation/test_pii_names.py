@@ -256,3 +256,21 @@ def test_evidence_of_a_scan_holds_no_name() -> None:
     decisions, aliases = pii.scrub_view(view, scrubber())
     assert "Unwin" not in json.dumps(decisions.to_pylist())
     assert aliases == [] or all("Unwin" not in a.alias for a in aliases)
+
+
+def test_a_class_stays_the_class_that_it_is() -> None:
+    from curation.records import VIEW, table, user_message
+
+    rows = [
+        {
+            "record": "r",
+            "label": "a",
+            "messages": user_message("My pump leaks."),
+            "completion": word,
+            "lang": "en",
+        }
+        for word in ("hazmat", "paris", "jordan")
+    ]
+    for row in rows:
+        decisions, _ = pii.scrub_view(table([row], VIEW), scrubber())
+        assert decisions.num_rows == 0
