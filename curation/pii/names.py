@@ -244,6 +244,11 @@ _FORMS = {
 }
 
 
+_NEVER_CODES = frozenset({"PERSON", "LOCATION", "ORGANIZATION", "ZIP_CODE"})
+# Order and case numbers (FR-636429), and containers by ISO 6346 (UMJU 424382-1): they name a thing.
+_CODE = re.compile(r"\b(?:[A-Z]{2,5}-\d{4,}(?:-\d+)?|[A-Z]{4} ?\d{6}-?\d?|[A-Z]{1,5}\d{4,})\b")
+
+
 def _trimmed(start: int, end: int, kind: str, text: str) -> list[Span]:
     """The span without punctuation at its edges; none where nothing else is in it."""
     while (
@@ -263,6 +268,11 @@ def _may_be(kind: str, text: str, start: int, end: int) -> bool:
     if not value or (value[0].isalnum() and text[start - 1 : start].isalnum()):
         return False
     if (value[-1].isalnum() and text[end : end + 1].isalnum()) or (kind == "PERSON" and len(value) < 2):
+        return False
+    if kind in _NEVER_CODES and any(
+        code.start() <= start and end <= code.end()
+        for code in _CODE.finditer(text, max(0, start - 12), end + 12)
+    ):
         return False
     if kind not in _FORMS:
         return True

@@ -98,6 +98,7 @@ def test_held_out_names_are_in_no_lexicon() -> None:
         ("hi this is priya ramaswamy", [("PERSON", "priya ramaswamy")]),
         ("Where is my parcel? It was due yesterday and nobody called.", []),
         ("Will it be ready by noon? May I come by?", []),
+        ("The bicycles in UMJU 424382-1 and shipment FR-987112 arrived wet.", []),
     ],
 )
 def test_plain_sentences_are_read_as_people_read_them(text: str, expected: list[tuple[str, str]]) -> None:
