@@ -5,8 +5,8 @@ Answers that are the same once normalised are one answer. Likeness is the overla
 together: an annotator is skilled whose answers lie close to skilled annotators' answers, and the answer chosen is close
 to theirs and by one of them. Texts are chosen, never rewritten.
 
-How sharply skill counts was set on made-up annotators (references of E2E with words dropped and swapped), not on the
-crowd sets that the benchmark reports.
+How sharply skill counts was settled on made-up annotators (references of E2E with words dropped and swapped); the crowd
+sets that the benchmark reports were looked at before and after.
 """
 
 from __future__ import annotations
