@@ -92,11 +92,11 @@ def test_the_guard_sees_a_socket_that_would_leave() -> None:
 
 def test_the_demo_finds_what_was_planted(played: Any) -> None:
     scores = {row["what"]: row for row in played["result"]["scores"]}
-    for what in ("malformed lines", "exact duplicates", "evaluation leaks", "personal data, by pattern"):
+    personal = ("personal data, by pattern", "personal data, names")
+    for what in ("malformed lines", "exact duplicates", "evaluation leaks", *personal):
         assert scores[what]["recall"] > 0.9, scores[what]
         assert scores[what]["known"] > 0
     assert scores["labels right: simulated people"]["recall"] == 1.0
-    assert scores["personal data, names"]["recall"] < 0.5  # said plainly: that layer is not there
 
 
 def test_the_demo_reports_both_arms_with_intervals_and_says_that_it_was_simulated(played: Any) -> None:

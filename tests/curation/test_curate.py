@@ -36,6 +36,10 @@ def row(name: str, completion: str, prompt: str = PROMPT, time: str = "2024-01-0
 
 def ingested(folder: Path, *batches: list[dict[str, str]], trust: str = "reference") -> Path:
     init(folder, actor="ana", name="desk")
+    config = (
+        folder / "tilth.toml"
+    )  # made-up words look like names, and aliases would be compared instead of them
+    config.write_text(config.read_text().replace('layers = ["patterns", "names"]', 'layers = ["patterns"]'))
     for number, rows in enumerate(batches):
         add(folder, rows, f"{number}", trust)
     return folder

@@ -157,9 +157,11 @@ DEDUP = """found = filters.find_copies(source, [], minhash.DuplicateRule(), path
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not tell what is used")
-@pytest.mark.parametrize(("work", "ends"), [(DEDUP, 0), ("rows = [b.objects() for b in source.blocks()]", 1)])
+@pytest.mark.parametrize(
+    ("work", "done"), [(DEDUP, True), ("rows = [b.objects() for b in source.blocks()]", False)]
+)
 def test_a_file_larger_than_the_memory_that_is_left_is_done_and_is_more_than_reading_it_can(
-    tmp_path, work, ends
+    tmp_path, work, done
 ):
     path, long = tmp_path / "rows.jsonl", " ".join(f"word{i}" for i in range(4000))
     with path.open("w") as file:
@@ -167,15 +169,17 @@ def test_a_file_larger_than_the_memory_that_is_left_is_done_and_is_more_than_rea
             file.write(json.dumps({"text": f"{i} {long[i % 97 * 20 :][:20_000]}"}) + "\n")
     size = path.stat().st_size
     assert size > 150 << 20
-    done = subprocess.run(
+    ran = subprocess.run(
         [sys.executable, "-c", LIMITED.replace("WORK", work), str(path), str(150 << 20)],
         capture_output=True,
         text=True,
         check=False,
         cwd=Path(__file__).parents[2],
     )
-    assert done.returncode == ends, done.stderr[-1500:]
-    assert ends == 0 or "MemoryError" in done.stderr
+    if done:
+        assert ran.returncode == 0, ran.stderr[-1500:]
+    else:  # refused memory is an exception, or, inside a library, the end of the process
+        assert "MemoryError" in ran.stderr or ran.returncode < 0
 
 
 # --- The exact comparison of a sample ---------------------------------------------------------------

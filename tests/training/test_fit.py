@@ -146,12 +146,19 @@ def _child(base: Path, out: Path) -> None:
 
 
 def killed(base: Path, out: Path, times: int, seed: int) -> int:
-    """Start the run, kill it after a random while, and again; how often it was cut off before its end."""
+    """Start the run, kill it after a random part of the time it takes, and again; how often it was cut off."""
     fork, rng, kills = multiprocessing.get_context("fork"), random.Random(seed), 0
+    start = time.monotonic()
+    whole = fork.Process(target=_child, args=(base, out))
+    whole.start()
+    whole.join()
+    seconds = time.monotonic() - start
+    shutil.rmtree(out)
+    shutil.rmtree(place_of(out), ignore_errors=True)
     for _ in range(times):
         process = fork.Process(target=_child, args=(base, out))
         process.start()
-        time.sleep(rng.uniform(0.05, 1.2))
+        process.join(rng.uniform(0.05, 0.9) * seconds)
         process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL
