@@ -35,6 +35,7 @@ classes = [{classes}]
 guideline = "guideline.md"
 
 [train]
+method = "full"                     # so small a base learns more in a minute as a whole than through an adapter
 adapt_steps = {steps}
 epochs = {epochs}
 
@@ -56,7 +57,7 @@ def play(
     inquiries: int = 3000,
     steps: int = 60,
     batch: int = 80,
-    epochs: float = 10,
+    epochs: float = 6,
     progress: Progress = workspaces.silent,
 ) -> dict[str, Any]:
     """Run the demo in ``directory`` and return its result; what an earlier, killed demo finished is not done again."""
