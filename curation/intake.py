@@ -18,7 +18,7 @@ from curation import formats, records
 from curation.engine import run_ahead
 from curation.ledger import NewQuarantine, NewRecords
 
-BATCH = 50_000  # rows in a transaction: each ends with the disk, and large ones look up more at once
+BATCH = 100_000  # rows in a transaction: each writes most pages of the indexes anew, so that large ones write less in all
 AHEAD_BYTES = 16 << 20  # a smaller file is read sooner than a process has started
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation import config as configuration
-from curation import formats, intake, records
+from curation import engine, formats, intake, records
 from curation.artifacts import Store
 from curation.errors import ConflictError, UsageError, storage_errors
 from curation.ledger import Ledger, Passage
@@ -193,14 +193,15 @@ def ingest(
     )
     origin = intake.Source(source, trust, book.source_author(source))
     reserved: list[str] = []
-    for prepared in intake.prepared(path, mapping, shape, origin, processes=processes):
-        added = book.add_rows(number, prepared.rows)
-        bad = [*prepared.bad, *prepared.conflicts(path.name, added.conflicts)]
-        book.add_quarantine(number, bad)
-        total.update(accepted=added.accepted, unchanged=added.unchanged, quarantined=len(bad))
-        if eval_set:
-            reserved += prepared.rows.ids
-        progress("reading", sum(total.values()), None)
+    with engine.without_collector():
+        for prepared in intake.prepared(path, mapping, shape, origin, processes=processes):
+            added = book.add_rows(number, prepared.rows)
+            bad = [*prepared.bad, *prepared.conflicts(path.name, added.conflicts)]
+            book.add_quarantine(number, bad)
+            total.update(accepted=added.accepted, unchanged=added.unchanged, quarantined=len(bad))
+            if eval_set:
+                reserved += prepared.rows.ids
+            progress("reading", sum(total.values()), None)
     if eval_set and reserved:
         book.reserve(eval_set, [(record, "test") for record in dict.fromkeys(reserved)])
     book.end_ingest(number)
