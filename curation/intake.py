@@ -79,6 +79,7 @@ class _Maker:
         made = NewRecords({self.source.name: self.source.author})
         for row in rows:
             self._add(made, row)
+        made.sort_bodies()
         return made
 
     def _add(self, made: NewRecords, row: formats.Row) -> None:

@@ -6,12 +6,12 @@ has looked up stays true until it is done.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import count, repeat
 from typing import Any, NamedTuple
 
 from curation.ledger import schema
-from curation.ledger.incoming import NewRecords, SourceLabel
+from curation.ledger.incoming import NewRecords, SourceLabel, SourceLabels
 from curation.ledger.lookups import (
     BROUGHT_LABEL,
     VISIBLE_RECORD,
@@ -115,12 +115,12 @@ class Batch:
     def _add_records(self) -> dict[str, int]:
         """Store the new records; the number of every record of the batch, known or new."""
         rows = self.rows
-        columns = (rows.ids, rows.sources, rows.keys, rows.payloads, rows.langs, rows.groups, rows.times)
-        whole = zip(*columns, rows.tags, rows.occurrences, repeat(self.ingest))
-        new = list(whole)
-        if len(self.fresh) < len(new):
-            new = [new[index] for index in self.fresh.values()]
-        first = self.writer.insert(schema.records, new)
+        about = (rows.langs, rows.groups, rows.times, rows.tags, rows.occurrences)
+        columns: list[Sequence[Any]] = [rows.ids, rows.sources, rows.keys, rows.payloads, *about]
+        if len(self.fresh) < len(rows):
+            new = list(self.fresh.values())
+            columns = [[column[index] for index in new] for column in columns]
+        first = self.writer.insert_columns(schema.records, *columns, repeat(self.ingest))
         numbers = {record: known.seq for record, known in self.records.items()}
         numbers.update(zip(self.fresh, range(first, first + len(self.fresh)), strict=True))
         return numbers
@@ -139,24 +139,32 @@ class Batch:
 
     def _add_labels(self, numbers: dict[str, int]) -> set[int]:
         """Store labels that are new and return the rows that brought one, or one that had left the view."""
+        if not self.labels and not self.conflicts and len(set(self.rows.labels.ids)) == len(self.rows.labels):
+            self._store_labels(self.rows.labels, numbers)  # the usual batch of a first import
+            return set(self.rows.labels.rows)
         brought: set[int] = set()
-        new: dict[str, tuple[Any, ...]] = {}
-        ids, held, ingest = self.rows.ids, self.labels, self.ingest
+        new = SourceLabels()
+        known = set(self.labels)
         for label in self._standing_labels():
-            name, row, kind, author, payload, sure = label
-            if name in held:
-                if not held[name].visible:
-                    brought.add(row)
-            elif name not in new:
-                number = numbers[ids[row]]
-                new[name] = (name, number, None, None, kind, author, payload, sure, None, ingest, None)
-                brought.add(row)
-        spoken = {label[5] for label in new.values()}
+            if label.id not in known:
+                known.add(label.id)
+                new.append(label)
+            elif label.id not in self.labels or self.labels[label.id].visible:
+                continue
+            brought.add(label.row)
+        self._store_labels(new, numbers)
+        return brought
+
+    def _store_labels(self, new: SourceLabels, numbers: dict[str, int]) -> None:
+        spoken = set(new.authors)
         for source, author in self.rows.authors.items():
             if author in spoken:
                 ensure_author(self.writer, source, SOURCE_TRUST[0])
-        self.writer.insert(schema.labels, list(new.values()))
-        return brought
+        ids = self.rows.ids
+        records = [numbers[ids[row]] for row in new.rows]
+        nothing = repeat(None)
+        columns = (records, nothing, nothing, new.kinds, new.authors, new.payloads, new.confidences, nothing)
+        self.writer.insert_columns(schema.labels, new.ids, *columns, repeat(self.ingest), nothing)
 
     def _reassert(self) -> None:
         """Note that this ingest, too, holds these records, and those of their labels that its rows name."""

@@ -6,7 +6,7 @@ No statement and no connection here, so a file can be made ready in one process 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,6 +29,34 @@ class SourceLabel(NamedTuple):
 
 
 @dataclass(slots=True)
+class SourceLabels:
+    """The completions that came with a batch, by column; iterated, they are :class:`SourceLabel`."""
+
+    ids: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    authors: list[str] = field(default_factory=list)
+    payloads: list[str] = field(default_factory=list)
+    confidences: list[float | None] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[SourceLabel]:
+        columns = (self.ids, self.rows, self.kinds, self.authors, self.payloads, self.confidences)
+        return map(SourceLabel._make, zip(*columns, strict=True))
+
+    def append(self, label: SourceLabel) -> None:
+        """Add one."""
+        self.ids.append(label.id)
+        self.rows.append(label.row)
+        self.kinds.append(label.kind)
+        self.authors.append(label.author)
+        self.payloads.append(label.payload)
+        self.confidences.append(label.confidence)
+
+
+@dataclass(slots=True)
 class NewRecords:
     """A batch of rows by column, in order; ``authors`` holds the opaque id of every source, from ``Ledger.source_author``.
 
@@ -45,7 +73,7 @@ class NewRecords:
     times: list[str | None] = field(default_factory=list)
     tags: list[str | None] = field(default_factory=list)
     occurrences: list[int] = field(default_factory=list)
-    labels: list[SourceLabel] = field(default_factory=list)
+    labels: SourceLabels = field(default_factory=SourceLabels)
     bodies: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
@@ -99,6 +127,10 @@ class NewRecords:
         self.occurrences.append(occurrence)
         for kind, text, confidence in labels:
             self._say(number, id, source, kind, text, confidence)
+
+    def sort_bodies(self) -> None:
+        """Put the texts in the order of their digests, in which the ledger looks them up and stores them."""
+        self.bodies = dict(sorted(self.bodies.items()))
 
     def _say(
         self, row: int, record: str, source: str, kind: str, text: str, confidence: float | None

@@ -52,7 +52,7 @@ class Ingests(Store):
             return author_id(author_salt(reader), source, SOURCE_TRUST[0])
 
     def add_rows(self, ingest: str, rows: Sequence[NewRecord] | NewRecords) -> Added:
-        """Store a batch of rows in one transaction; batches of 20,000 to 50,000 rows are the fastest.
+        """Store a batch of rows in one transaction; large batches are the fastest.
 
         A row whose id is known with the same text is unchanged, unless it brings a label that is new. The same id with
         another text is a conflict and is not stored. No rows give ``Added(0, 0)``.

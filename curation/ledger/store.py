@@ -12,9 +12,11 @@ import hashlib
 import random
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import count, repeat
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self
 
@@ -163,11 +165,14 @@ class Writer(Reader):
 
     def insert(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> int:
         """Add rows (all columns after ``seq`` and ``tx``, in order) and return the ``seq`` of the first."""
-        if not rows:
-            return 0
+        return self.insert_columns(table, *zip(*rows, strict=True)) if rows else 0
+
+    def insert_columns(self, table: Table, *columns: Iterable[Any]) -> int:
+        """The same by column, which is quicker for many rows; the shortest column says how many there are."""
         first = self._next.get(table.name) or self.top(table) + 1
-        tx = self.tx
-        full = [(seq, tx, *row) for seq, row in enumerate(rows, first)]
+        full = list(zip(count(first), repeat(self.tx), *columns))
+        if not full:
+            return 0
         self._next[table.name] = first + len(full)
         self._hash(table, full)
         self._send(table, full)
@@ -199,9 +204,10 @@ class Writer(Reader):
 def chained_bytes(table: Table, rows: list[tuple[Any, ...]]) -> bytes:
     """The bytes of rows that the chain covers: they do not depend on how the rows were batched."""
     if table.name == "payloads":
-        rows = [row[:3] for row in rows]  # seq, tx, digest: the body may be erased, the digest vouches for it
+        # seq, tx, digest: the body may be erased, the digest vouches for it
+        rows = list(map(itemgetter(0, 1, 2), rows))
     elif table.name == "authors":
-        rows = [(row[0], row[1], row[2], row[4]) for row in rows]
+        rows = list(map(itemgetter(0, 1, 2, 4), rows))
     return orjson.dumps(rows)[1:-1] + b","
 
 
