@@ -20,13 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # Tests want speed, not durability: the cluster never outlives them. A benchmark pays for what its users pay for.
-_CARELESS = ("fsync=off", "full_page_writes=off")
-_SETTINGS = (
-    "listen_addresses=127.0.0.1",
-    "max_connections=200",
-    "shared_buffers=128MB",
-    "max_wal_size=2GB",
-)
+_SETTINGS = ("listen_addresses=127.0.0.1", "max_connections=200")
+_CARELESS = ("fsync=off", "full_page_writes=off", "shared_buffers=128MB", "max_wal_size=2GB")
+_DURABLE = ("shared_buffers=1GB", "max_wal_size=4GB")  # what a server gets that somebody has set up
 
 
 class PostgresMissing(RuntimeError):
@@ -98,7 +94,7 @@ def server(*, durable: bool = False) -> Iterator[str]:
             part
             for setting in (
                 *_SETTINGS,
-                *(() if durable else _CARELESS),
+                *(_DURABLE if durable else _CARELESS),
                 f"port={port}",
                 "unix_socket_directories=",
             )
