@@ -4,8 +4,8 @@
 
 Prints one JSON line per store: rows/s of the ingest, seconds of the freeze (composing and committing), CPU seconds of
 this side, and peak memory of the largest process. Each store is measured in a process of its own; PostgreSQL is a
-cluster made for it, with every commit synced and 1 GB of shared buffers. The stages are marked as having seen every row, since what is measured is
-the freeze and not the scan.
+cluster made for it, with every commit synced and 1 GB of shared buffers. The stages are marked as having seen every
+row, since what is measured is the freeze and not the scan.
 """
 
 from __future__ import annotations
