@@ -31,6 +31,7 @@ from curation.curate import (
     tally,
     without,
 )
+from curation.engine import without_collector
 from curation.ledger import Function, Question
 from curation.question import current
 from curation.records import SOURCE_TRUST
@@ -234,6 +235,7 @@ class Composition:
         return sum(pc.sum(pc.equal(table["split"], split)).as_py() or 0 for table in self.tables)
 
 
+@without_collector()
 def compose(
     workspace: Workspace, voices: Voices | None = None, *, progress: Progress = silent
 ) -> Composition:
@@ -515,6 +517,7 @@ def _example_table(agreed: Sequence[Consensus], views: pa.Table, split: str, lin
     return pa.Table.from_arrays(arrays, schema=records.EXAMPLES)
 
 
+@without_collector()
 def freeze(
     workspace: Workspace,
     composed: Composition,

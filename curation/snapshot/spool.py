@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,8 @@ class Spool:
     def rows(self, split: str) -> Iterator[pa.Table]:
         """The rows of one split in the order of their digests (then records), in tables of one slice each."""
         if not self._runs:
-            whole = _ordered(self._held)
-            yield whole.filter(pc.equal(whole["split"], split)).drop_columns([DIGEST])
+            held = [table.filter(pc.equal(table["split"], split)) for table in self._held]
+            yield _ordered(held).drop_columns([DIGEST])
             return
         if self._held:
             self._spill()
@@ -78,12 +79,15 @@ def _ordered(tables: list[pa.Table]) -> pa.Table:
 
 def _write_run(sink: Sink, table: pa.Table) -> None:
     numbers = _slice_numbers(table)
-    # Stable, so that the order of the digests survives inside each slice.
-    (whole,) = table.take(np.argsort(numbers, kind="stable")).combine_chunks().to_batches()
-    edges = np.searchsorted(np.sort(numbers), np.arange(_slices_of(SPLITS[-1]).stop + 1))
+    order = np.argsort(
+        numbers, kind="stable"
+    )  # stable, so that the order of the digests survives inside each slice
+    edges = np.searchsorted(numbers[order], np.arange(_slices_of(SPLITS[-1]).stop + 1)).tolist()
+    (whole,) = table.to_batches()
     with pa.ipc.new_file(sink, table.schema) as writer:
-        for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-            writer.write_batch(whole.slice(start, stop - start))
+        for start, stop in pairwise(edges):
+            # Taken, and not sliced: a slice of nested lists is written with all the children of the whole.
+            writer.write_batch(whole.take(pa.array(order[start:stop])))
 
 
 def _slice_numbers(table: pa.Table) -> np.ndarray:

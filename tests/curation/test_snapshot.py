@@ -26,6 +26,7 @@ from curation.errors import ConflictError, GateRefused, IntegrityError, TilthErr
 from curation.records import EXAMPLES, canonical_json, digest, table, user_message
 from curation.snapshot import GateRule, rows
 from curation.snapshot.freezing import regroup
+from curation.snapshot.spool import Spool
 
 FACTS: dict[str, Any] = {
     "pii": {"unscanned": 0, "open_spans": 0, "collisions": 0, "layers": ["patterns"], "rule": "abc"},
@@ -172,6 +173,14 @@ def test_rows_that_do_not_fit_in_memory_give_the_same_files(tmp_path: Path) -> N
         spill_bytes=50_000,
     )
     assert spilled.manifest["files"] == small.manifest["files"]
+
+
+def test_a_run_on_disk_is_no_larger_than_its_rows(tmp_path: Path) -> None:
+    rows = examples(2_000, 0)
+    spool = Spool(tmp_path, limit=1)
+    spool.add(rows, bytes(16 * rows.num_rows))
+    (run,) = tmp_path.iterdir()
+    assert run.stat().st_size < 1.5 * rows.nbytes + (200 << 10)  # what the heads of 192 batches may take
 
 
 def test_large_snapshots_are_cut_into_shards_that_read_as_one(
