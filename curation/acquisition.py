@@ -25,8 +25,10 @@ from curation.errors import UsageError
 from curation.text import ngrams, tokens
 
 STRATEGIES = ("random", "nll", "least_confidence", "margin", "entropy", "hybrid")
-STRATEGY, CONTROL = "strategy", "control"
+STRATEGY, CONTROL, RELABEL = "strategy", "control", "relabel"
 SEEN = ("labelled", "queued")  # reasons of exclusion that mean: people have this already, so look elsewhere
+
+PRIORITY = "priority"  # the column of a pool, and the signal made of it
 
 # Records that hybrid weighs, drawn at random where the pool holds more: 1.3 s of processor time at 384 dimensions.
 CONSIDERED = 20_000
@@ -67,7 +69,8 @@ class AcquisitionRule:
 
 @dataclass(frozen=True)
 class Picked:
-    """One chosen record: its arm (``strategy`` or ``control``), whether it is shown blind, why, and when in the batch.
+    """One chosen record: its arm (``strategy``, ``control``, or ``relabel`` where it has answers already), whether it is
+    shown blind, why, and when in the batch.
 
     Positions mix the arms, so that a batch that is left half-done still compares them.
     """
@@ -99,16 +102,50 @@ class Selection(Sequence[Picked]):
 Choice = tuple[str, str]  # a record, and why
 
 
+@dataclass(frozen=True)
+class Again:
+    """A record with answers, what one more is expected to be worth, and why it is asked about again."""
+
+    record: str
+    value: float
+    reason: str
+
+
+def with_relabels(
+    selection: Selection, again: Sequence[Again], worth: Mapping[str, float], batch: int
+) -> Selection:
+    """The selection with the most valuable of ``again`` in the places of strategy picks that are worth less.
+
+    ``worth`` holds the value of a first answer to each record of the selection, on the scale of ``again``. The control
+    arm and blind picks keep their places: what they measure must not depend on it. Places up to ``batch`` that the pool
+    could not fill are given too. Nothing worth more leaves the selection as it is.
+    """
+    best = sorted(again, key=lambda a: (-a.value, a.record))
+    places = [pick for pick in selection if pick.arm == STRATEGY and not pick.blind]
+    places.sort(key=lambda pick: (worth[pick.record], pick.record))
+    swaps = {
+        pick.record: Picked(new.record, RELABEL, False, new.reason, pick.position)
+        for pick, new in zip(places, best, strict=False)
+        if new.value > worth[pick.record]
+    }
+    picked = [swaps.get(pick.record, pick) for pick in selection]
+    more = best[len(swaps) : len(swaps) + max(0, batch - len(picked))]
+    picked += [Picked(a.record, RELABEL, False, a.reason, place) for place, a in enumerate(more, len(picked))]
+    told = f"{len(swaps) + len(more):,} of {len(picked):,} ask again about records with answers"
+    return Selection(tuple(picked), (*selection.notes, told) if swaps or more else selection.notes)
+
+
 def select(
     scores: pa.Table | None,
     pool: pa.Table,
     rule: AcquisitionRule,
     exclude: Mapping[str, str] | Collection[str] = (),
 ) -> Selection:
-    """Choose the next batch from ``pool`` (``record``, ``prompt``, and ``quality`` in 0..1 where it is known).
+    """Choose the next batch from ``pool`` (``record``, ``prompt``; ``quality`` and ``priority`` in 0..1 where known).
 
     ``scores`` is a table of SCORES by one adapter, with a column ``entropy`` for the strategy of that name,
-    or ``None``. ``exclude`` holds the records that must not be chosen, with a reason each where it is a
+    or ``None``; ``priority`` is how much a person's answer is wanted whatever the model says, which ``hybrid`` weighs
+    beside the model's doubt. ``exclude`` holds the records that must not be chosen, with a reason each where it is a
     mapping; those ``labelled`` or ``queued`` also count as covered when ``hybrid`` looks for something
     different. Scores that are missing or no numbers are not used: where none is left, ``hybrid`` takes
     typical records first and the others draw at random, and a note says so. A pool smaller than the batch is
@@ -180,6 +217,7 @@ class _State:
         seen = {r for r in exclude if exclude[r] in SEEN} if isinstance(exclude, Mapping) else set()
         rows = _score_rows(scores)
         signals, offered = _signals(scores, rows, ids)
+        signals[PRIORITY] = _priority(pool, ids)
         return cls(
             ids=ids,
             prompts=[prompts[record] for record in ids],
@@ -220,6 +258,14 @@ def _pool(pool: pa.Table, rule: AcquisitionRule) -> tuple[dict[str, str], set[st
         if not (text or "").strip() or (value is not None and not value >= rule.min_quality):
             poor.add(record)
     return prompts, poor
+
+
+def _priority(pool: pa.Table, ids: list[str]) -> np.ndarray:
+    """The pool's own word on how much each record's answer is wanted; ``nan`` where it says nothing."""
+    if PRIORITY not in pool.column_names:
+        return np.full(len(ids), np.nan)
+    told = dict(zip(pool["record"].to_pylist(), pool[PRIORITY].to_pylist(), strict=True))
+    return np.array([np.nan if told[i] is None else told[i] for i in ids], dtype=np.float64)
 
 
 def _score_rows(scores: pa.Table | None) -> dict[str, int]:
@@ -364,7 +410,8 @@ def _hybrid_choice(state: _State, i: int, typical: np.ndarray, unsure: np.ndarra
     place = f"more typical than {_percent(typical, i)} {of}, unlike those chosen before it"
     if unsure is None:
         return state.ids[i], f"typical first: {place}"
-    return state.ids[i], f"hybrid: less sure than {_percent(unsure, i)}, {place}"
+    who = "the functions and the model are less" if not np.isnan(state.signals[PRIORITY]).all() else "less"
+    return state.ids[i], f"hybrid: {who} sure than {_percent(unsure, i)}, {place}"
 
 
 def _percent(values: np.ndarray, i: int) -> str:
@@ -372,8 +419,9 @@ def _percent(values: np.ndarray, i: int) -> str:
 
 
 def _unsureness(state: _State) -> np.ndarray | None:
-    """The mean rank of the two scores that every model gives; a record without any counts as the surest."""
-    usable = [state.signals[name] for name in ("nll", "least_confidence")]
+    """The mean rank of the two scores that every model gives, and of the pool's priority where it has one; a record
+    without any counts as the surest."""
+    usable = [state.signals[name] for name in ("nll", "least_confidence", PRIORITY)]
     usable = [ranks(np.nan_to_num(signal, nan=-np.inf)) for signal in usable if not np.isnan(signal).all()]
     return np.mean(usable, axis=0) if usable else None
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import consensus, pii, records, snapshot, voting
+from curation import consensus, judging, pii, records, snapshot, voting
 from curation.config import settings
 from curation.consensus import Consensus, Opinion
 from curation.curate import (
@@ -24,6 +24,7 @@ from curation.curate import (
     STAGES,
     Rules,
     blocked,
+    changes,
     load_table,
     require_covered,
     save_table,
@@ -248,7 +249,7 @@ def compose(
     require_covered(workspace, rules)
     question = current(workspace)
     composed = Composition()
-    stopped = blocked(workspace, rules)
+    stopped = blocked(workspace, rules, STAGES[:-1])  # whether people agree is looked at anew below
     roles = _roles(workspace)
     lineage = _Lineage.of(workspace, rules)
     heard = opinions(workspace, question, voices, _training_kinds(voices))
@@ -264,8 +265,9 @@ def compose(
     progress("composing", len(usable), None)
     splits = {"train": [*usable, *weak], **_reserved(workspace, question, roles, rules)}
     splits["validation"] = [c for c in splits["validation"] if c.record not in near_test]
+    classes = len(question.classes) if question.kind == "class" else None
     for split, rows in splits.items():
-        composed.tables += list(_examples(workspace, rules, rows, split, lineage))
+        composed.tables += list(_examples(workspace, rules, rows, split, lineage, classes))
     composed.stages = _stage_counts(workspace, rules, beside, composed)
     _guard(workspace, rules, splits["train"], composed)
     return composed
@@ -352,13 +354,34 @@ def _roles(workspace: Workspace) -> dict[str, str]:
 
 
 def _agree(workspace: Workspace, question: Question, heard: list[Opinion]) -> list[Consensus]:
-    if question.kind != "class":
-        return consensus.text_consensus(heard, skill=consensus.skills(heard, None))
-    skill = consensus.skills(heard, question.classes)
-    return consensus.class_consensus(heard, question.classes, _priors(workspace, question), skill=skill)
+    """One answer a record, or several of free text, each weighed also by what people think of it."""
+    if question.kind == "class":
+        skill = consensus.skills(heard, question.classes)
+        agreed = consensus.class_consensus(heard, question.classes, priors(workspace, question), skill=skill)
+    else:
+        agreed = consensus.text_consensus(heard, skill=consensus.skills(heard, None))
+    return judging.weighed(agreed, judging.judged(workspace))
 
 
-def _priors(workspace: Workspace, question: Question) -> dict[str, np.ndarray]:
+def settle(workspace: Workspace) -> int:
+    """Leave to a curator the records that people disagree on or call poor, and lift what is settled by now; how many are
+    held.
+
+    A Label of a curator, and a record let in by one, ends the matter.
+    """
+    rules, question = Rules(workspace), current(workspace)
+    spoken = sorted(set(workspace.ledger.labels(kinds={"person"})["record"].to_pylist()))
+    heard = opinions(workspace, question, Voices(), _training_kinds(Voices()), spoken) if spoken else []
+    held = {c.record: c for c in _agree(workspace, question, heard) if c.needs_review}
+    found = [records.decision(c.record, "hold", c.reason) for c in held.values()]
+    standing = workspace.ledger.decisions(stage="consensus", rule=rules.consensus)
+    new = changes(standing, records.table(found, records.DECISIONS))
+    if new.num_rows:
+        workspace.ledger.decide("consensus", rules.consensus, new, covered=[], supersede=False)
+    return len(held)
+
+
+def priors(workspace: Workspace, question: Question) -> dict[str, np.ndarray]:
     """The label model's distribution over the question's classes, for the records that functions voted on."""
     table = load_table(workspace, "probabilities", Rules(workspace).scrub)
     if table is None or not table.num_rows:
@@ -386,8 +409,8 @@ def _weak(
     found = []
     for row in table.filter(pc.greater(table["weight"], 0)).to_pylist():
         best = int(np.argmax(row["proba"]))
-        if row["proba"][best] >= WEAK_CONFIDENCE and row["record"] not in taken:
-            sure = float(row["weight"] * row["proba"][best])
+        sure = float(row["proba"][best])
+        if sure >= WEAK_CONFIDENCE and row["record"] not in taken:
             found.append(Consensus(row["record"], row["classes"][best], sure, (), (), ("function",), False))
     found.sort(key=lambda c: records.digest("weak" + c.record))
     return _confirmed(workspace, found[:WEAK_POOL])[: int(WEAK_SHARE * len(usable))]
@@ -472,7 +495,12 @@ PAGE = 20_000
 
 
 def _examples(
-    workspace: Workspace, rules: Rules, rows: Sequence[Consensus], split: str, lineage: _Lineage
+    workspace: Workspace,
+    rules: Rules,
+    rows: Sequence[Consensus],
+    split: str,
+    lineage: _Lineage,
+    classes: int | None,
 ) -> Iterator[pa.Table]:
     """Consensus rows joined with the scrubbed messages of their records, a page at a time."""
     for start in range(0, len(rows), PAGE):
@@ -482,7 +510,7 @@ def _examples(
         if places.null_count:  # not in view any more: undone, or erased
             page = [c for c, place in zip(page, places.to_pylist(), strict=True) if place is not None]
             places = places.drop_null()
-        yield _example_table(page, views.take(places), split, lineage)
+        yield _example_table(page, views.take(places), split, lineage, classes)
 
 
 def _views(workspace: Workspace, rules: Rules, page: Sequence[Consensus]) -> pa.Table:
@@ -492,15 +520,22 @@ def _views(workspace: Workspace, rules: Rules, page: Sequence[Consensus]) -> pa.
     return pa.concat_tables([records.VIEW.empty_table(), *(p.table for p in pages)]).combine_chunks()
 
 
-def _example_table(agreed: Sequence[Consensus], views: pa.Table, split: str, lineage: _Lineage) -> pa.Table:
-    """One row of EXAMPLES per consensus; ``views`` holds the record of each, in the same order."""
+def _example_table(
+    agreed: Sequence[Consensus], views: pa.Table, split: str, lineage: _Lineage, classes: int | None
+) -> pa.Table:
+    """One row of EXAMPLES per consensus; ``views`` holds the record of each, in the same order.
+
+    Among so many ``classes`` confidence counts from a guess upwards; a free text has as much weight as confidence.
+    """
+    sure = np.array([c.confidence for c in agreed])
+    weight = sure if classes is None or split != "train" else voting.loss_weight(sure, classes)
     chosen = [lineage.arms.get(c.record, (None, None)) for c in agreed]
     train = split == "train"
     columns: dict[str, Any] = {
         **{name: views[name] for name in ("record", "messages", "prompt", "source", "group")},
         "completion": [c.value for c in agreed],
         "split": [split] * len(agreed),
-        "weight": [round(c.confidence, 6) for c in agreed],
+        "weight": np.round(weight, 6),
         "labels": [c.labels for c in agreed],
         "authors": [c.authors for c in agreed],
         "author_kinds": [c.kinds for c in agreed],

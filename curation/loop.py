@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import acquisition, records, snapshot
-from curation.assemble import Voices, arms, compose, freeze, one_per_record, reserved_records, vote
+from curation import acquisition, records, relabel, snapshot, voting
+from curation.assemble import Voices, arms, compose, freeze, one_per_record, reserved_records, settle, vote
 from curation.curate import Rules, blocked, curate, load_artifact, load_table, save_table, without
 from curation.errors import UsageError
 from curation.ledger import Adapter, Question, SelectionItem, Showing
@@ -88,6 +89,11 @@ class Annotator(Protocol):
     ) -> dict[str, tuple[str, ...]]:
         """Who should see each record: ids of people, or numbers for whoever comes. ``rows`` are (record, words)."""
 
+    def another(
+        self, workspace: Workspace, question: Question, rows: Sequence[tuple[str, str]]
+    ) -> dict[str, tuple[str, ...]]:
+        """Who could give one more answer to each record that has some; nobody where it might be the same person."""
+
 
 @dataclass
 class Run:
@@ -137,11 +143,15 @@ def round_seconds(seconds: float) -> float:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The loop cannot go on before people have answered ``labels`` tasks of ``round``; they are at ``where``."""
+    """The loop cannot go on before people have answered ``labels`` tasks of ``round``; they are at ``where``.
+
+    ``relabels`` of the round's records had answers before.
+    """
 
     round: int
     labels: int
     where: str
+    relabels: int = 0
 
 
 def run(loop: Run, rounds: int) -> dict[str, Any]:
@@ -167,7 +177,7 @@ def run(loop: Run, rounds: int) -> dict[str, Any]:
         "seconds": round_seconds(loop.clock() - start),
     }
     if waiting:
-        result["waiting_for"] = {"round": waiting.round, "labels": waiting.labels, "where": waiting.where}
+        result["waiting_for"] = asdict(waiting)
     return result
 
 
@@ -178,7 +188,7 @@ def _round(loop: Run, number: int) -> dict[str, Any] | Waiting:
     waiting = _collect(loop, number, chosen)
     if waiting:
         return waiting
-    loop.once(number, "clean answers", lambda: curate(loop.workspace, progress=loop.progress).decided)
+    loop.once(number, "clean answers", lambda: _clean_answers(loop))
     frozen = loop.once(number, "freeze", lambda: _freeze(loop, number))
     trained = loop.once(number, "train", lambda: _train(loop, frozen, base))
     measured = loop.once(number, "measure", lambda: _measure(loop, frozen, trained))
@@ -187,6 +197,13 @@ def _round(loop: Run, number: int) -> dict[str, Any] | Waiting:
 
 def _chosen(loop: Run, number: int) -> tuple[str, dict[str, Any]]:
     """The base model's name, and whom a round will ask about what."""
+    asked = current(loop.workspace)
+    if asked.kind not in ("edit", "accept", "class"):
+        raise UsageError(
+            f"the loop asks for answers, and {asked.name!r} is of kind {asked.kind!r}: it judges what is there",
+            where=str(loop.workspace.root / "tilth.toml"),
+            next=f"Let another question come first, and ask this one by: tilth push --question {asked.name}",
+        )
     loop.once(number, "clean", lambda: _clean(loop))
     base = loop.once(1, "base", lambda: _base(loop))["base"]
     loop.once(number, "vote", lambda: vote(loop.workspace, progress=loop.progress) or {})
@@ -205,6 +222,12 @@ def _clean(loop: Run) -> dict[str, Any]:
     curate(loop.workspace, progress=loop.progress)
     reserve(loop.workspace)
     return curate(loop.workspace, progress=loop.progress).decided
+
+
+def _clean_answers(loop: Run) -> dict[str, Any]:
+    """Clean what people wrote, and leave to a curator what they disagree on."""
+    decided = curate(loop.workspace, progress=loop.progress).decided
+    return {**decided, "consensus": {"hold": settle(loop.workspace)}}
 
 
 def reserve(workspace: Workspace) -> int:
@@ -319,7 +342,13 @@ def _select(loop: Run, number: int, scores: str | None, adapter: str | None) -> 
         rule = acquisition.AcquisitionRule(strategy="random", batch=size, control_share=0.0, seed=number)
         chosen[TWIN] = _choose(loop, number, rows, None, rule, None, arm=TWIN)
     left = rows.num_rows - len(asked(loop, MAIN) & set(rows["record"].to_pylist()))
-    return {"selections": chosen, "pool_left": left}
+    return {"selections": chosen, "pool_left": left, "relabels": _relabels(loop, chosen[MAIN])}
+
+
+def _relabels(loop: Run, selection: str) -> int:
+    """How many records of a selection had answers before."""
+    (found,) = [s for s in loop.workspace.ledger.selections(loop.name) if s.id == selection]
+    return sum(item.arm == acquisition.RELABEL for item in found.items)
 
 
 def _choose(
@@ -334,7 +363,7 @@ def _choose(
 ) -> str:
     """Pick a batch and write down what was picked, why, and what each annotator will see of it."""
     table = load_artifact(loop.workspace, "scores", scores) if scores else None
-    picked = acquisition.select(table, rows, rule, exclude=dict.fromkeys(asked(loop, arm), "labelled"))
+    picked = _picked(loop, number, rows, table, rule, adapter, arm)
     if not picked:
         raise UsageError(
             "no record is left to ask about", where=str(loop.workspace.root), next="Ingest more rows"
@@ -347,8 +376,60 @@ def _choose(
         items=tuple(SelectionItem(p.record, TWIN if arm == TWIN else p.arm, p.reason) for p in picked),
     )
     suggestions = _suggestions(table, adapter) if adapter else {}
-    _show(loop, selection, rows, picked, suggestions)
+    _show(loop, selection, _with_answered(loop, rows, picked), picked, suggestions)
     return selection
+
+
+def _picked(
+    loop: Run,
+    number: int,
+    rows: pa.Table,
+    scores: pa.Table | None,
+    rule: acquisition.AcquisitionRule,
+    adapter: str | None,
+    arm: str,
+) -> acquisition.Selection:
+    """New records, and in the places where that is worth more, records that people have answered already.
+
+    A simulation answers the same however often it is asked, and the random arm only ever asks about new records.
+    """
+    new = acquisition.select(
+        scores, _prioritised(loop, rows), rule, exclude=dict.fromkeys(asked(loop, arm), "labelled")
+    )
+    if arm == TWIN or loop.annotator.simulated:
+        return new
+    question = current(loop.workspace)
+    return relabel.mixed(
+        loop.workspace,
+        question,
+        new,
+        rule,
+        scores=scores if adapter else None,
+        trust=relabel.trust_in_model(loop.workspace, question, loop.name, range(2, number)),
+        seats=lambda wanted: loop.annotator.another(loop.workspace, question, wanted),
+    )
+
+
+def _prioritised(loop: Run, rows: pa.Table) -> pa.Table:
+    """The pool with how far the functions leave each record's class open, where there are functions."""
+    table = load_table(loop.workspace, "probabilities", Rules(loop.workspace).scrub)
+    if table is None or not table.num_rows:
+        return rows
+    proba = np.array(table["proba"].to_pylist(), np.float64)
+    wanted = dict(zip(table["record"].to_pylist(), voting.priority(proba).tolist(), strict=True))
+    column = [wanted.get(record) for record in rows["record"].to_pylist()]
+    return rows.append_column(acquisition.PRIORITY, pa.array(column, pa.float64()))
+
+
+def _with_answered(loop: Run, rows: pa.Table, picked: Sequence[acquisition.Picked]) -> pa.Table:
+    """The pool's rows and those of relabels that are none of them: held, because people disagree."""
+    missing = {p.record for p in picked} - set(rows["record"].to_pylist())
+    if not missing:
+        return rows
+    view_of = loop.workspace.ledger.view_pages(
+        scrub_rule=Rules(loop.workspace).scrub, records=sorted(missing)
+    )
+    return pa.concat_tables([rows, *(one_per_record(page.table) for page in view_of)])
 
 
 @dataclass(frozen=True)
@@ -358,6 +439,9 @@ class _Proposal:
     text: str
     by: str
     confidence: float | None = None
+
+
+_NOTHING = _Proposal("", "")
 
 
 def _suggestions(scores: pa.Table | None, adapter: str) -> dict[str, _Proposal]:
@@ -394,15 +478,23 @@ def _show(
         _, _, draft, trust = seen[pick.record]
         source = _Proposal(draft, "source") if trust == "candidate" and draft is not None else None
         proposed[pick.record] = suggestions.get(pick.record) or votes.get(pick.record) or source
-    words = [(r, f"{seen[r][1]} {proposal.text if proposal else ''}") for r, proposal in proposed.items()]
+    words = [
+        (p.record, f"{seen[p.record][1]} {(proposed[p.record] or _NOTHING).text}")
+        for p in picked
+        if p.arm != acquisition.RELABEL
+    ]
     per_record = workspace.config.the_question[1].annotators_per_record
     seats = loop.annotator.seats(workspace, question, words, per_record)
+    again = [(p.record, "") for p in picked if p.arm == acquisition.RELABEL]
+    seats |= loop.annotator.another(workspace, question, again) if again else {}
     passages = passages_of(workspace, {record: seen[record][1] for record in proposed})
     hides = question.kind in ("edit", "class")
     showings = []
     for pick in picked:
-        proposal = None if pick.blind and hides else proposed[pick.record]
-        why = _beside(pick, proposed[pick.record])
+        # One more opinion must be somebody's own: nothing on the page says what others or the model think.
+        alone = pick.arm == acquisition.RELABEL
+        proposal = None if (pick.blind and hides) or alone else proposed[pick.record]
+        why = {"why": pick.reason} if alone else _beside(pick, proposed[pick.record])
         for person in seats[pick.record]:
             showings.append(
                 Showing(
@@ -461,7 +553,8 @@ def _collect(loop: Run, number: int, chosen: Mapping[str, Any]) -> Waiting | Non
     loop.annotator.collect(loop.workspace, current(loop.workspace))
     open_tasks = loop.annotator.waiting(loop.workspace, [s.id for s in _showings(loop, chosen)])
     if open_tasks:
-        return Waiting(number, open_tasks, loop.annotator.where(loop.workspace))
+        where = loop.annotator.where(loop.workspace)
+        return Waiting(number, open_tasks, where, chosen.get("relabels", 0))
     loop.once(number, "answers", dict)
     return None
 
@@ -557,6 +650,7 @@ def _report(
         "metric_name": measured["metric"],
         "test_rows": measured["rows"],
         "pool_left": chosen["pool_left"],
+        "relabels": chosen.get("relabels", 0),
     }
 
 
@@ -594,7 +688,5 @@ def preview(loop: Run) -> list[dict[str, Any]]:
     base = _base(loop)["base"]
     scores = _score(loop, number, adapter, base)["scores"]
     table = load_artifact(workspace, "scores", scores) if scores else None
-    picked = acquisition.select(
-        table, pool(loop), loop.rule, exclude=dict.fromkeys(asked(loop, MAIN), "labelled")
-    )
+    picked = _picked(loop, number, pool(loop), table, loop.rule, adapter, MAIN)
     return [{"record": p.record, "arm": p.arm, "blind": p.blind, "reason": p.reason} for p in picked]

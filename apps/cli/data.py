@@ -202,8 +202,9 @@ def curate(
     ] = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Run the cleaning stages: exact duplicates, personal data, quality, near-duplicates, conflicts, leaks."""
+    """Run the cleaning stages: exact duplicates, personal data, quality, near-duplicates, conflicts, leaks, quarrels."""
     from curation import curate as stages
+    from curation.assemble import settle
 
     with session.workspace() as opened:
         if explain:
@@ -223,11 +224,12 @@ def curate(
             return
         with session.progress() as meter:
             done = stages.curate(opened, progress=meter)
-    rows = [
-        (stage, action, count) for stage, counts in done.decided.items() for action, count in counts.items()
-    ]
-    session.report({"decided": done.decided, "ran": done.ran}, grid(rows, ("stage", "action", "rows")))
-    strictly(strict, done.decided.get("scrub", {}).get("quarantine", 0))
+            meter("consensus", 0, None)
+            held = settle(opened)
+    decided = done.decided | ({"consensus": {"hold": held}} if held else {})
+    rows = [(stage, action, count) for stage, counts in decided.items() for action, count in counts.items()]
+    session.report({"decided": decided, "ran": done.ran}, grid(rows, ("stage", "action", "rows")))
+    strictly(strict, decided.get("scrub", {}).get("quarantine", 0))
 
 
 def _explain(opened: Any, record: str) -> None:

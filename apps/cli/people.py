@@ -82,10 +82,21 @@ def rounds_text(result: dict[str, Any]) -> str:
     text = grid(rows, header) if rows else ""
     if result["annotator"] == "simulated":
         text += "\nThe annotator was simulated: it answered with the hidden gold."
+    for done in (r for r in result["rounds"] if r["relabels"]):
+        text += f"\nRound {done['round']}: {again_text(done['relabels'])}"
     if waiting := result.get("waiting_for"):
         text += f"\nWaiting for {waiting['labels']} answers of round {waiting['round']}: {waiting['where']}"
+        text += f"\n{again_text(waiting['relabels'])}" if waiting["relabels"] else ""
         text += "\nRun the same command again when they are there."
     return f"{text}\n{span(result['seconds'])}".strip()
+
+
+def again_text(relabels: int) -> str:
+    """How many records of a round had answers, and why they are among its tasks."""
+    return (
+        f"{relabels} records are asked about once more: another answer there is worth more than a first one "
+        "elsewhere. `tilth select` gives each one's reason."
+    )
 
 
 def interval(value: float | None, ci: list[float] | None) -> str:
@@ -112,13 +123,15 @@ def select(
 ) -> None:
     """Show which records the next round would ask about, and why each."""
     from curation import loop
+    from curation.acquisition import RELABEL
 
     with session.workspace() as opened, session.progress() as meter:
         picked = loop.preview(loop_of(opened, annotator, meter, batch, strategy))
     rows = [(p["record"][:12], p["arm"], "yes" if p["blind"] else "", p["reason"]) for p in picked]
-    session.report(
-        {"selection": picked, "dry_run": dry_run}, grid(rows, ("record", "arm", "blind", "reason"))
-    )
+    relabels = sum(p["arm"] == RELABEL for p in picked)
+    text = grid(rows, ("record", "arm", "blind", "reason"))
+    text += f"\n{relabels} of {len(picked)} had answers before" if relabels else ""
+    session.report({"selection": picked, "relabels": relabels, "dry_run": dry_run}, text)
 
 
 @app.command(epilog="Example: tilth push --question quality --count 40")

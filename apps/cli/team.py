@@ -161,6 +161,29 @@ def revise(
     session.report({**told, "dry_run": dry_run}, text)
 
 
+@question.command(epilog="Example: tilth question judged --name quality")
+def judged(name: Named = "") -> None:
+    """What people's grades or preferences amount to: every answer, who grades strictly, which source wins."""
+    from curation import judging
+    from curation.question import current
+
+    with session.workspace() as opened:
+        told = judging.report(opened, current(opened, name or None))
+    session.report(told, _judged_text(told))
+
+
+def _judged_text(told: dict[str, Any]) -> str:
+    """The answers from worst to best, since the worst want a look, then people or sources."""
+    rows = [(a["record"][:12], a["share"], a["words"], a["text"][:60]) for a in reversed(told["answers"])]
+    text = f"{told['judgements']} judgements of {len(rows)} answers"
+    text += "\n" + grid(rows[:20], ("record", "share", "in words", "answer")) if rows else ""
+    if people := told.get("people"):
+        text += "\n" + grid([(p["person"], p["leaning"]) for p in people], ("person", "grades above others"))
+    if sources := told.get("sources"):
+        text += "\n" + grid([(s["source"], s["strength"]) for s in sources], ("source", "strength"))
+    return text
+
+
 def _pairs(given: list[str] | None) -> dict[str, str]:
     from curation.errors import UsageError
 

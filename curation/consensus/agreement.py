@@ -48,7 +48,7 @@ def krippendorff_alpha(
         seen = paired.sum(1)
         observed = float((((seen**2) - (paired**2).sum(1)) / (seen - 1)).sum())
         expected = float(totals.sum() ** 2 - (totals**2).sum()) / (totals.sum() - 1)
-        return 1.0 - observed / expected if expected else 1.0
+        return float(1.0 - observed / expected) if expected else 1.0
     ranks = _order(coded.labels, level, order)
     distance = _distances(totals[ranks], [coded.labels[i] for i in ranks], level)
     return _alpha(paired[:, ranks], distance)
@@ -59,7 +59,7 @@ def _alpha(paired: Floats, distance: Floats) -> float:
     seen, totals = paired.sum(1), paired.sum(0)
     observed = float((((paired @ distance) * paired).sum(1) / (seen - 1)).sum())
     expected = float(totals @ distance @ totals) / (totals.sum() - 1)
-    return 1.0 - observed / expected if expected else 1.0
+    return float(1.0 - observed / expected) if expected else 1.0
 
 
 def _order(labels: Sequence[str], level: Level, order: Sequence[str] | None) -> list[int]:

@@ -25,14 +25,15 @@ class ConsensusRule:
 
     ``accuracy`` is the chance that an opinion of that kind names the right class; the rest is spread evenly over the
     other classes (the one-coin model of Dawid and Skene, 1979, with a fixed coin). Below ``min_confidence`` a record on
-    which people disagree is held for a curator.
+    which people disagree is held for a curator; so is one where two people's texts share less than ``min_similarity`` of
+    their words: answers that have nine words in ten to themselves say different things.
     """
 
     accuracy: Mapping[str, float] = field(
         default_factory=lambda: {"curator": 1.0, "person": 0.9, "reference": 0.9, "candidate": 0.6}
     )
     min_confidence: float = 0.6
-    min_similarity: float = 0.0
+    min_similarity: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,8 @@ def text_consensus(
 
     With ``skill`` a person counts by what their word is worth beside the mean person's.
 
-    People word things differently, so different answers are several references and not a quarrel, unless two of them
-    share less than ``min_similarity`` of their words. A curator's answers replace all others.
+    People word things differently, so different answers are several references and not a quarrel, unless those of two
+    people share less than ``min_similarity`` of their words. A curator's answers replace all others.
     """
     rule = rule or ConsensusRule()
     found: list[Consensus] = []
@@ -174,7 +175,8 @@ def text_consensus(
         clusters: dict[str, list[Opinion]] = defaultdict(list)
         for opinion in heard:
             clusters[normalise(opinion.value)].append(opinion)
-        far = _furthest([members[0].value for members in clusters.values()])
+        people = [c[0].value for c in clusters.values() if any(o.kind == "person" for o in c)]
+        far = _furthest(people)
         unsure = far < rule.min_similarity
         reason = f"answers share only {far:.0%} of their words" if unsure else ""
         weight = {o.author: (skill or {}).get(o.author, usual) / usual for o in heard}

@@ -11,6 +11,7 @@ from curation.label_studio.channel import Channel, Pulled
 from curation.label_studio.client import LabelStudio, connect
 from curation.label_studio.files import FileChannel, read_answers, read_tasks, write_form, write_tasks
 from curation.label_studio.interface import (
+    GRADES,
     KINDS,
     PREFERENCES,
     REASONS,
@@ -23,6 +24,7 @@ from curation.label_studio.project import ProjectChannel, channel, ensure_projec
 from curation.label_studio.tasks import Showing, Suggestion, to_task, validate_task
 
 __all__ = [
+    "GRADES",
     "KINDS",
     "PREFERENCES",
     "REASONS",

@@ -69,6 +69,12 @@ class Simulated:
         """A seat for each opinion that is wanted, numbered."""
         return {record: numbered(per_record) for record, _ in rows}
 
+    def another(
+        self, workspace: Workspace, question: Question, rows: Sequence[tuple[str, str]]
+    ) -> dict[str, tuple[str, ...]]:
+        """Nobody: the answer would be the same."""
+        return {record: () for record, _ in rows}
+
     def where(self, workspace: Workspace) -> str:
         """Where to look for the tasks; a simulation has no such place."""
         return "a simulation: records without gold cannot be answered"

@@ -6,7 +6,7 @@ Whoever was added with ``tilth people add`` has a project of their own; without 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -88,6 +88,20 @@ class Through:
             topics=plan.topics_of(workspace, records, dict(rows), team),
             seen=plan.seen_by(workspace),
         )
+
+    def another(
+        self, workspace: Workspace, question: Question, rows: Sequence[tuple[str, str]]
+    ) -> dict[str, tuple[str, ...]]:
+        """Somebody who has not seen the record, for one more opinion on each; on a form, its next line.
+
+        Nobody where all share one project: it would deal the task to whoever asks, and that may be the same person.
+        """
+        if self.team(workspace):
+            return self.seats(workspace, question, rows, 1)
+        if self.planned:
+            return {record: () for record, _ in rows}
+        lines = Counter(s.record for s in workspace.ledger.showings() if s.question == question.name)
+        return {record: (str(lines[record]),) for record, _ in rows}
 
     def team(self, workspace: Workspace) -> list[Person]:
         """Whoever was added and has not stopped, where people have a place of their own."""

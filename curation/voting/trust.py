@@ -17,14 +17,15 @@ from curation.text import tokens
 _BLOCK = 1_000_000  # similarities held at once while neighbours are found
 
 
-def loss_weight(proba: Floats, floor: float = 0.0) -> Floats:
-    """``(rows,)`` in [0, 1]: how much a row's label counts in the loss.
+def loss_weight(sure: Floats, classes: int) -> Floats:
+    """``(rows,)`` in [0, 1]: how much a row's label counts in the loss, from the probability ``sure`` that it is right.
 
-    ``(k · max p - 1) / (k - 1)``: 1 for certainty, 0 for a guess among ``k`` classes; at or below ``floor`` it is 0.
+    ``(k · p - 1) / (k - 1)``: 1 for certainty, 0 for a guess among ``k`` classes. Where a label is wrong in every way
+    alike, this is the share of labels that say more than a guess would: the rest teaches nothing. Among fewer than two
+    classes there is nothing to guess, and the weight is ``sure``.
     """
-    k = proba.shape[1]
-    weight = np.clip((k * proba.max(1, initial=0.0) - 1) / max(1, k - 1), 0.0, 1.0)
-    return np.where(weight > floor, weight, 0.0)
+    weight: Floats = (classes * sure - 1) / (classes - 1) if classes > 1 else sure
+    return np.clip(weight, 0.0, 1.0)
 
 
 def priority(proba: Floats) -> Floats:

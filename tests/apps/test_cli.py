@@ -37,6 +37,7 @@ READERS = {
     "status",
     "doctor",
     "question",
+    "question judged",
     "audit",
     "snapshot list",
     "snapshot show",

@@ -16,15 +16,18 @@ from hypothesis import strategies as st
 from curation.acquisition import (
     CONSIDERED,
     CONTROL,
+    RELABEL,
     STRATEGIES,
     STRATEGY,
     AcquisitionRule,
+    Again,
     Selection,
     ranks,
     select,
     spread,
     text_vectors,
     typicality,
+    with_relabels,
 )
 from curation.errors import UsageError
 from curation.records import SCORES, digest, table
@@ -456,3 +459,60 @@ def test_hybrid_beats_random_on_noisy_unequal_classes_in_eight_seeds_of_ten() ->
     )
     assert sum(gain > 0 for gain in gains) >= 8
     assert np.mean(gains) > 0.03
+
+
+# Once more or new
+
+
+def batch_of(control_share: float = 0.2, blind_share: float = 0.2) -> tuple[Selection, dict[str, float]]:
+    """Ten picks, and what a first answer to each is worth: 0.00, 0.05 and so on in the order of their ids."""
+    pool = pool_of(40)
+    rule = AcquisitionRule(batch=10, control_share=control_share, blind_share=blind_share)
+    selection = select(scores_of(pool), pool, rule)
+    return selection, {record: 0.05 * i for i, record in enumerate(sorted(chosen(selection)))}
+
+
+def test_relabels_take_the_places_that_are_worth_less_and_no_others() -> None:
+    selection, worth = batch_of(blind_share=0.0)
+    again = [Again(f"old{i}", value, "quarrel") for i, value in enumerate((0.01, 0.9, 0.8))]
+    found = with_relabels(selection, again, worth, 10)
+    assert set(chosen(found, RELABEL)) == {"old1", "old2"}, (
+        "0.01 is worth less than any free place but the first"
+    )
+    assert len(found) == 10
+    assert chosen(found, CONTROL) == chosen(selection, CONTROL)
+    cheapest = sorted(chosen(selection, STRATEGY), key=worth.__getitem__)[:2]
+    assert set(chosen(selection)) - set(chosen(found)) == set(cheapest)
+    assert [p.position for p in found] == [p.position for p in selection]
+    assert "2 of 10 ask again" in found.notes[-1]
+
+
+def test_blind_picks_and_the_control_arm_keep_their_places_whatever_a_relabel_is_worth() -> None:
+    selection, worth = batch_of()
+    again = [Again(f"old{i}", 1.0, "quarrel") for i in range(20)]
+    found = with_relabels(selection, again, worth, 10)
+    kept = {p.record for p in selection if p.blind or p.arm == CONTROL}
+    assert set(chosen(found)) - {a.record for a in again} == kept
+    assert [p.record for p in found if p.blind] == [p.record for p in selection if p.blind]
+
+
+def test_relabels_fill_the_places_that_the_pool_could_not() -> None:
+    found = with_relabels(Selection(()), [Again("a", 0.1, "x"), Again("b", 0.2, "x")], {}, 1)
+    assert chosen(found) == ["b"]
+    selection, worth = batch_of()
+    assert with_relabels(selection, [], worth, 10) == selection
+
+
+def test_what_the_functions_leave_open_is_asked_first_where_the_model_is_equally_unsure() -> None:
+    pool = pool_of(40)
+    flat = dict.fromkeys(("nll", "confidence", "margin"), [0.5] * 40)
+    scores = scores_of(pool, **{name: pa.array(column) for name, column in flat.items()})
+    open_ones = set(pool["record"].to_pylist()[::4])
+    priority = [float(record in open_ones) for record in pool["record"].to_pylist()]
+    rule = AcquisitionRule(batch=8, control_share=0.0)
+    found = select(scores, pool.append_column("priority", pa.array(priority)), rule)
+    without_it = select(scores, pool, rule)
+    share = len(set(chosen(found)) & open_ones), len(set(chosen(without_it)) & open_ones)
+    assert share[0] > share[1]
+    assert all("the functions and the model are less sure" in p.reason for p in found)
+    assert not any("functions" in p.reason for p in without_it)

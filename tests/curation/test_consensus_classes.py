@@ -207,6 +207,18 @@ def test_a_label_is_worth_most_where_nothing_is_known_and_least_where_all_is():
     assert distrusted.new[0] > worth.new[0]
 
 
+def test_a_new_record_that_two_people_must_answer_costs_two_answers():
+    even = np.full((1, 4), 0.25)
+    once = relabel_or_new(even, even, 0.8, model_skill=1.0)
+    twice = relabel_or_new(even, even, 0.8, model_skill=1.0, answers=2)
+    assert once.new[0] == pytest.approx(0.8 - 0.25)
+    assert twice.new[0] == pytest.approx((0.8 - 0.25) / 2), "a second answer alone overrules no first one"
+    assert twice.old[0] == once.old[0]
+    disputed = np.array([[0.5, 0.5, 0.0, 0.0]])
+    assert relabel_or_new(disputed, even, 0.8, answers=2).old[0] > twice.new[0]
+    assert relabel_or_new(disputed, even, 0.8, answers=1).old[0] < once.new[0]
+
+
 # Beside other implementations -------------------------------------------------------------------------------
 
 

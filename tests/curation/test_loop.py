@@ -8,16 +8,20 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from curation import loop, people, workspace
+from curation import loop, people, relabel, workspace
+from curation.curate import Rules
 from curation.errors import UsageError
 from curation.formats import Mapping
 from curation.loop import Run, run
 from curation.people import Simulated
+from curation.question import current
 from curation.workspace import init, open_workspace
 from tests.curation.toys import CLASSES, ToyLearner, inquiries, write_rows
 
@@ -263,3 +267,113 @@ def test_a_dry_run_counts_labels_and_trainings(tmp_path: Path) -> None:
         cost = loop.estimate(opened, 3)
     assert cost["labels"] == 60
     assert cost["adapters_trained"] == 6
+
+
+# Once more or new
+
+
+def form(folder: Path) -> list[dict[str, str]]:
+    with (folder / people.TASKS_FILE).open(newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+def answer(folder: Path, said: dict[tuple[str, int], tuple[str, str]], otherwise: dict[str, str]) -> None:
+    """Fill the form: ``said`` gives person and answer by (record, line of that record), else the truth by two people."""
+    rows, lines = form(folder), Counter[str]()
+    for row in rows:
+        place = lines[row["record"]]
+        lines[row["record"]] += 1
+        if not row["answer"]:
+            who, text = said.get((row["record"], place), (f"p{place}", otherwise[row["prompt"]]))
+            row["answer"], row["annotator"] = text, who
+    with (folder / people.TASKS_FILE).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def disputed_round(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """A first round by two people who disagree on three records; those records, and everybody's true class."""
+    rows = inquiries(200)
+    made = with_references(folder, [{k: v for k, v in row.items() if k != "gold"} for row in rows])
+    text = (made / "tilth.toml").read_text()
+    (made / "tilth.toml").write_text(text.replace("annotators_per_record = 1", "annotators_per_record = 2"))
+    gold = {row["prompt"]: row["gold"] for row in rows}
+    play(made, 1, people.files())
+    records = sorted({row["record"] for row in form(made)})[:3]
+    truth = {row["record"]: gold[row["prompt"]] for row in form(made)}
+    wrong = {r: next(name for name in CLASSES if name != truth[r]) for r in records}
+    answer(made, {(r, 1): ("p1", wrong[r]) for r in records}, gold)
+    assert play(made, 1, people.files())[0]["rounds"]
+    return records, gold
+
+
+def test_records_on_which_people_disagree_are_asked_about_again_and_the_run_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "w"
+    disputed, gold = disputed_round(folder)
+    with open_workspace(folder, actor="ana") as opened:
+        rules = Rules(opened)
+        held = opened.ledger.decisions(stage="consensus", rule=rules.consensus).to_pylist()
+        assert {row["record"] for row in held if row["action"] == "hold"} == set(disputed)
+        shown = loop.preview(Run(opened, ToyLearner(opened), people.files(), "files"))
+        assert {p["record"] for p in shown if p["arm"] == "relabel"} == set(disputed)
+    waiting, _ = play(folder, 2, people.files())
+    assert waiting["waiting_for"]["relabels"] == 3
+    with open_workspace(folder, actor="ana") as opened:
+        (second,) = [s for s in opened.ledger.selections("files") if s.round == 2]
+        again = {i.record: i.reason for i in second.items if i.arm == "relabel"}
+        assert set(again) == set(disputed)
+        assert all(
+            "people said" in reason and "one more answer adds 0." in reason for reason in again.values()
+        )
+        assert sum(item.arm == "control" for item in second.items) == 4, "the control arm is as it was drawn"
+        shown_again = [s for s in opened.ledger.showings() if s.selection == second.id and s.record in again]
+        assert len(shown_again) == 3, "one more opinion each, and not two"
+        assert all(s.suggestion is None and not s.blind for s in shown_again)
+    answer(
+        folder, {(r, 2): ("p2", gold[row["prompt"]]) for row in form(folder) for r in (row["record"],)}, gold
+    )
+    done, _ = play(folder, 2, people.files())
+    assert done["rounds"][1]["relabels"] == 3
+    with open_workspace(folder, actor="ana") as opened:
+        standing = opened.ledger.decisions(stage="consensus", rule=Rules(opened).consensus)
+        assert not standing.num_rows, "two of three agree: nothing is left to a curator"
+
+
+def test_where_people_agree_nobody_is_asked_again(tmp_path: Path) -> None:
+    """Negative control: the same round without the quarrel chooses new records only."""
+    rows = inquiries(200)
+    folder = with_references(tmp_path / "w", [{k: v for k, v in row.items() if k != "gold"} for row in rows])
+    play(folder, 1, people.files())
+    fill(folder, {row["prompt"]: row["gold"] for row in rows})
+    play(folder, 1, people.files())
+    with open_workspace(folder, actor="ana") as opened:
+        shown = loop.preview(Run(opened, ToyLearner(opened), people.files(), "files"))
+    assert {p["arm"] for p in shown} == {"strategy", "control"}
+
+
+def test_a_model_is_believed_as_far_as_it_foresaw_what_people_said_of_records_drawn_at_random(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = inquiries(200)
+    folder = with_references(tmp_path / "w", [{k: v for k, v in row.items() if k != "gold"} for row in rows])
+    play(folder, 1, people.files())
+    fill(folder, {row["prompt"]: row["gold"] for row in rows})
+    play(folder, 1, people.files())
+    with open_workspace(folder, actor="ana") as opened:
+        question = current(opened)
+        said = relabel.answered(opened, question).best(question.classes)
+        told = dict(said)
+        foreseen = {"record": list(told), "completion": list(told.values())}
+        monkeypatch.setattr(relabel, "load_artifact", lambda *_: pa.table(foreseen))
+        assert relabel.trust_in_model(opened, question, "files", ()) == pytest.approx((0.5 - 0.25) / 0.75)
+        assert relabel.trust_in_model(opened, question, "files", (1,)) > 0.7, "four of four"
+        foreseen["completion"] = [next(c for c in CLASSES if c != name) for name in said.values()]
+        assert relabel.trust_in_model(opened, question, "files", (1,)) == 0.0, "worse than a guess"
+        control = {i.record for s in opened.ledger.selections("files") for i in s.items if i.arm == "control"}
+        foreseen["completion"] = [
+            told[r] if r not in control else next(c for c in CLASSES if c != told[r]) for r in told
+        ]
+        assert relabel.trust_in_model(opened, question, "files", (1,)) == 0.0, (
+            "what it chose itself proves nothing"
+        )

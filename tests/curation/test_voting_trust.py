@@ -116,13 +116,13 @@ def test_a_model_that_is_unsure_or_names_a_foreign_class_abstains():
 
 def test_certainty_weighs_fully_a_guess_nothing_and_the_unsure_are_asked_first():
     proba = np.array([[1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3], [0.7, 0.2, 0.1]])
-    assert loss_weight(proba) == pytest.approx([1.0, 0.0, 0.55])
-    assert loss_weight(proba, floor=0.6) == pytest.approx([1.0, 0.0, 0.0])
+    assert loss_weight(proba.max(1), 3) == pytest.approx([1.0, 0.0, 0.55])
+    assert loss_weight(np.array([0.2, 1.0]), 1) == pytest.approx([0.2, 1.0])
     asked = priority(proba)
     assert asked[1] == pytest.approx(1.0)
     assert asked[0] == pytest.approx(0.0)
     assert asked[1] > asked[2] > asked[0]
-    assert len(loss_weight(np.zeros((0, 3)))) == len(priority(np.zeros((0, 3)))) == 0
+    assert len(loss_weight(np.zeros(0), 3)) == len(priority(np.zeros((0, 3)))) == 0
 
 
 def two_clouds(wrong=0.2, n=400, seed=0):
