@@ -34,6 +34,7 @@ from curation.curate import (
 )
 from curation.engine import without_collector
 from curation.ledger import Function, Question
+from curation.marks import left_in, marked
 from curation.question import current
 from curation.records import SOURCE_TRUST
 from curation.workspace import Progress, Workspace, silent, view
@@ -45,6 +46,7 @@ WEAK_SHARE = 1.0
 # Of so many of them at most (neighbours are sought among all pairs), the share that their neighbours confirm is kept.
 WEAK_POOL = 10_000
 WEAK_TRUSTED = 0.5
+MOST_NAMED = 10  # records that a refusal names
 SPLIT_OF_ROLE = {"test": "test", "dev": "validation"}
 
 
@@ -218,7 +220,8 @@ def question_value(question: Question, value: str) -> str | None:
 class Composition:
     """The rows of a snapshot to be, why others are not among them, and what the gates will be told.
 
-    ``stages`` counts rows in and out of each stage with reasons; ``held`` are records that wait for a curator.
+    ``stages`` counts rows in and out of each stage with reasons; ``held`` are records that wait for a curator; ``marked``
+    are records in which personal data that somebody marked still stands.
     """
 
     tables: list[pa.Table] = field(default_factory=list)
@@ -228,6 +231,7 @@ class Composition:
     unscanned: int = 0
     open_spans: int = 0
     collisions: int = 0
+    marked: list[str] = field(default_factory=list)
     leaks: int = 0
     eval_sets: list[str] = field(default_factory=list)
 
@@ -331,6 +335,7 @@ def _guard(workspace: Workspace, rules: Rules, train: Sequence[Consensus], compo
         found = workspace.ledger.decisions(stage=stage, rule=rules.of(stage))
         bad = found.filter(pc.is_in(found["action"], value_set=pa.array(BLOCKING)))
         setattr(composed, attribute, len(ids & set(bad["record"].to_pylist())))
+    composed.marked = left_in(composed.tables, marked(workspace))
     composed.eval_sets = sorted(set(_roles(workspace).values()))
     aliases = workspace.ledger.aliases()
     if aliases and workspace.config.pii.mode == "pseudonym":
@@ -600,6 +605,8 @@ def _facts(workspace: Workspace, composed: Composition, label: str, round: int |
             "unscanned": composed.unscanned,
             "open_spans": composed.open_spans,
             "collisions": composed.collisions,
+            "marked": len(composed.marked),
+            "marked_records": composed.marked[:MOST_NAMED],
             "layers": list(config.pii.layers),
             "mode": config.pii.mode,
         },

@@ -22,6 +22,7 @@ from curation import dedup, leakage, pii, quality, records, snapshot
 from curation.config import settings
 from curation.errors import GateRefused, UsageError
 from curation.ledger import Alias
+from curation.marks import Marks, marked
 from curation.question import is_closed
 from curation.workspace import Progress, Workspace, silent, view
 
@@ -168,34 +169,42 @@ def tally(workspace: Workspace, stage: str, rule: str) -> dict[str, int]:
 
 
 def _scrub(workspace: Workspace, rules: Rules, progress: Progress) -> None:
-    """Scan every record that has no scan, or has a completion that none has seen, and register the aliases."""
+    """Scan every record that has no scan, or has a completion that none has seen, and register the aliases.
+
+    What people marked in a record is replaced there, whatever the detectors make of it.
+    """
     book = workspace.ledger
     labels_hi = book.labels_seen()
     scrubber = pii.Scrubber(rules.scrubbing, workspace.key, known=book.aliases())
     gaps = book.gaps("scrub", rules.scrub)
+    marks = marked(workspace)
     seen: set[str] = set()
     done = 0
     for gap in (g for g in gaps if g.what == "record"):
         for page in book.view_pages(scrub_rule=None, after=gap.lo, kinds=ALL_KINDS, size=SCAN_PAGE):
-            found = _scan(workspace, rules, scrubber, page.table)
+            found = _scan(workspace, scrubber, page.table, marks)
             book.decide("scrub", rules.scrub, found, covered=[("record", gap.lo, page.hi)], supersede=False)
             seen.update(page.table["record"].to_pylist())
             done += page.table.num_rows
             progress("scrubbing", done, None)
     for gap in (g for g in gaps if g.what == "label"):
-        _rescan(workspace, rules, scrubber, gap.lo, seen)
+        _rescan(workspace, rules, scrubber, gap.lo, seen, marks)
     nothing = records.DECISIONS.empty_table()
     book.decide("scrub", rules.scrub, nothing, covered=[("label", 0, labels_hi)], supersede=False)
 
 
-def _scan(workspace: Workspace, rules: Rules, scrubber: pii.Scrubber, rows: pa.Table) -> pa.Table:
-    found, aliases = pii.scrub_view(rows, scrubber)
+def _scan(workspace: Workspace, scrubber: pii.Scrubber, rows: pa.Table, marks: Marks) -> pa.Table:
+    found, aliases = pii.scrub_view(rows, scrubber, marks)
     workspace.ledger.add_aliases([Alias(a.entity_type, a.hash, a.alias) for a in aliases])
     return found
 
 
-def _rescan(workspace: Workspace, rules: Rules, scrubber: pii.Scrubber, after: int, seen: set[str]) -> None:
-    """Scan the records that got a Label since they were scanned, whole: prompt and answers share their aliases."""
+def _rescan(
+    workspace: Workspace, rules: Rules, scrubber: pii.Scrubber, after: int, seen: set[str], marks: Marks
+) -> None:
+    """Scan the records that got a Label since they were scanned, whole: prompt and answers share their aliases, and the
+    Label may be a mark.
+    """
     book = workspace.ledger
     fresh: set[str] = set()
     for page in book.label_pages(after=after, kinds=ALL_KINDS):
@@ -204,7 +213,7 @@ def _rescan(workspace: Workspace, rules: Rules, scrubber: pii.Scrubber, after: i
     for start in range(0, len(ids), SCAN_PAGE):
         some = ids[start : start + SCAN_PAGE]
         for page in book.view_pages(scrub_rule=None, records=some, kinds=ALL_KINDS):
-            found = _scan(workspace, rules, scrubber, page.table)
+            found = _scan(workspace, scrubber, page.table, marks)
             standing = book.decisions(stage="scrub", rule=rules.scrub, records=some)
             book.decide("scrub", rules.scrub, changes(standing, found), covered=[], supersede=False)
 

@@ -21,7 +21,7 @@ STAGES = {
 STORES = {"ledger", "artifacts", "label_studio"}
 JOINS = {
     *("filters", "workspace", "intake", "question", "curate", "assemble", "passages", "people", "loop"),
-    *("health", "lineage", "relabel", "judging"),
+    *("health", "lineage", "relabel", "judging", "marks"),
 }
 
 # Each room of curation and what it may import of curation, beside itself.

@@ -14,8 +14,8 @@ from __future__ import annotations
 from curation.pii.aliases import Alias, Aliaser, Collision, collisions
 from curation.pii.rule import KEPT_TYPES, MODES, THRESHOLD, ScrubRule, rule_digest
 from curation.pii.scan import LAYERS, Scanner
-from curation.pii.scrub import Scrubbed, Scrubber, scrub_texts, scrub_view
-from curation.pii.spans import Edit, Span, Unscanned, resolve
+from curation.pii.scrub import Scrubbed, Scrubber, scrub_texts, scrub_view, stands_in
+from curation.pii.spans import Edit, Mark, Span, Unscanned, resolve
 
 __all__ = [
     "KEPT_TYPES",
@@ -26,6 +26,7 @@ __all__ = [
     "Aliaser",
     "Collision",
     "Edit",
+    "Mark",
     "Scanner",
     "ScrubRule",
     "Scrubbed",
@@ -37,4 +38,5 @@ __all__ = [
     "rule_digest",
     "scrub_texts",
     "scrub_view",
+    "stands_in",
 ]

@@ -10,7 +10,7 @@ of it passes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from curation.pii.aliases import Alias, Aliaser, Known, canonical, masks, name_w
 from curation.pii.fold import fold
 from curation.pii.rule import ScrubRule
 from curation.pii.scan import Scanner
-from curation.pii.spans import Edit, Span, Unscanned, cut, overlaps, placed, resolve, uncut
+from curation.pii.spans import Edit, Mark, Span, Unscanned, cut, overlaps, placed, resolve, uncut
 from curation.records import DECISIONS, canonical_json, decision, table
 
 _OPAQUE = "\ufffc"  # the object replacement character: no letter, no digit, no space, no part of any pattern
@@ -88,17 +88,24 @@ class Scrubber:
         return spans
 
     def scrub(
-        self, parts: Sequence[str], language: str | None = None, *, terse: Collection[int] = ()
+        self,
+        parts: Sequence[str],
+        language: str | None = None,
+        *,
+        terse: Collection[int] = (),
+        marked: Collection[Mark] = (),
     ) -> Scrubbed:
         """Scrub the parts of one record together. Raises :class:`Unscanned`; no parts give no texts.
 
         ``terse`` are the numbers of parts that are no prose, such as a tag: a word there is a name only where it is
-        one in another part, while whatever has a format of its own is found as everywhere.
+        one in another part, while whatever has a format of its own is found as everywhere. What somebody ``marked`` is
+        found wherever it stands.
         """
+        literals = {_literal(mark) for mark in marked}
         edits: list[list[Edit]] = [[] for _ in parts]
         left: list[list[Span]] | None = None
         for _ in range(_ROUNDS):
-            more, kept = self._found(parts, edits, language, terse)
+            more, kept = self._found(parts, edits, language, terse, literals)
             left = kept if left is None else left
             if not any(more):
                 texts = tuple(cut(*pair) for pair in zip(parts, edits, strict=True))
@@ -114,6 +121,7 @@ class Scrubber:
         edits: Sequence[Sequence[Edit]],
         language: str | None,
         terse: Collection[int],
+        marked: set[_Literal],
     ) -> tuple[list[list[Span]], list[list[Span]]]:
         """What a scan of every part as it stands now finds, in offsets of the part as it was given; and what it finds
         and leaves, in offsets of the part as it stands."""
@@ -125,7 +133,7 @@ class Scrubber:
         ]
         kept = [[s for s in spans if s.entity_type in self.rule.kept] for spans in seen]
         found = [[s for s in spans if s.entity_type not in self.rule.kept] for spans in seen]
-        values = _values(now, found) | _values(parts, edits)
+        values = _values(now, found) | _values(parts, edits) | marked
         if values:
             found = [
                 resolve([*spans, *_literally(self._hidden(_hide(text, opaque)), values)])
@@ -211,12 +219,29 @@ def _lexicon(rule: ScrubRule) -> Callable[[str], bool]:
 
 
 class _Literal(NamedTuple):
-    """A text that was found, to be replaced wherever it stands as a whole word; ``loose``: in whatever case."""
+    """A text that was found, to be replaced wherever it stands as a whole word; ``loose``: in whatever case, ``within``:
+    inside words too.
+    """
 
     value: str
     entity_type: str
     score: float
     loose: bool = False
+    within: bool = False
+
+
+def _literal(mark: Mark) -> _Literal:
+    """A mark as what is looked for: a person in whatever case, and whatever is not too short inside words too, where the
+    marked text may be followed by an ending.
+    """
+    loose = mark.entity_type == "PERSON"
+    value = mark.text.lower() if loose else mark.text
+    return _Literal(value, mark.entity_type, 1.0, loose, within=len(value) >= _SHORTEST_LITERAL)
+
+
+def stands_in(text: str, mark: Mark) -> bool:
+    """Whether what was marked stands in ``text``, by the same eyes as scrubbing."""
+    return any(_literally(text, [_literal(mark)]))
 
 
 def _values(parts: Sequence[str], spans: Sequence[Sequence[Span | Edit]]) -> set[_Literal]:
@@ -241,7 +266,7 @@ def _names_of(person: _Literal) -> Iterator[_Literal]:
 
 
 def _literally(text: str, values: Iterable[_Literal]) -> Iterator[Span]:
-    """Where the values occur in the text as whole words."""
+    """Where the values occur in the text, as whole words unless a value says otherwise."""
     lowered = text.lower()
     for literal in values:
         # A letter whose small form is longer would shift the offsets.
@@ -249,7 +274,7 @@ def _literally(text: str, values: Iterable[_Literal]) -> Iterator[Span]:
         at = where.find(literal.value)
         while at >= 0:
             end = at + len(literal.value)
-            if not _in_word(where[at - 1 : at]) and not _in_word(where[end : end + 1]):
+            if literal.within or not (_in_word(where[at - 1 : at]) or _in_word(where[end : end + 1])):
                 yield Span(at, end, literal.entity_type, literal.score)
             at = where.find(literal.value, at + 1)
 
@@ -264,7 +289,9 @@ def scrub_texts(parts: Sequence[str], scrubber: Scrubber, *, language: str | Non
     return scrubber.scrub(parts, language)
 
 
-def scrub_view(view: pa.Table, scrubber: Scrubber) -> tuple[pa.Table, list[Alias]]:
+def scrub_view(
+    view: pa.Table, scrubber: Scrubber, marked: Mapping[str, Collection[Mark]] | None = None
+) -> tuple[pa.Table, list[Alias]]:
     """Decisions for a table of :data:`curation.records.VIEW`, and the aliases to register.
 
     A record's rows belong together: all of them must be in ``view``. One decision per changed thing: without
@@ -272,9 +299,11 @@ def scrub_view(view: pa.Table, scrubber: Scrubber) -> tuple[pa.Table, list[Alias
     its text). A record that cannot be scanned gets a ``quarantine`` for the record and each label, with a
     reason that starts with "unscanned:". Mode ``drop`` drops the completion that holds personal data, or all
     of a record whose messages do; mode ``keep`` reports spans as ``keep``. Evidence holds types and offsets,
-    never text. Rows without a finding get no decision; an empty table gives an empty one.
+    never text. Rows without a finding get no decision; an empty table gives an empty one. ``marked`` holds what people
+    marked in each record, which counts as found.
     """
-    rows = [row for record in _records(view) for row in _decide(record, scrubber)]
+    told = marked or {}
+    rows = [row for record in _records(view) for row in _decide(record, scrubber, told.get(record.id, ()))]
     return table(rows, DECISIONS), scrubber.aliaser.new()
 
 
@@ -304,13 +333,13 @@ def _records(view: pa.Table) -> list[_Record]:
     return list(found.values())
 
 
-def _decide(record: _Record, scrubber: Scrubber) -> Iterator[dict[str, Any]]:
+def _decide(record: _Record, scrubber: Scrubber, marked: Collection[Mark]) -> Iterator[dict[str, Any]]:
     contents = [message["content"] or "" for message in record.messages]
     parts = [*contents, *record.completions.values()]
     # An answer of one word is a class more often than somebody's name, and must stay the class that it is.
     terse = [i for i in range(len(contents), len(parts)) if not any(map(str.isspace, parts[i]))]
     try:
-        done = scrubber.scrub(parts, record.language, terse=terse)
+        done = scrubber.scrub(parts, record.language, terse=terse, marked=marked)
     except Unscanned as error:
         for label in record.labels:
             yield decision(record.id, "quarantine", f"unscanned: {error}", label=label)

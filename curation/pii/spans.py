@@ -34,6 +34,13 @@ class Edit(NamedTuple):
     replacement: str
 
 
+class Mark(NamedTuple):
+    """A text that somebody marked as personal data in a record, and the type of it."""
+
+    text: str
+    entity_type: str
+
+
 class Unscanned(Exception):
     """A text that could not be scanned to its end; it must not pass as clean. The reason names no text."""
 

@@ -68,9 +68,9 @@ def freeze(
     - ``parent`` (name of a snapshot), ``round``, ``workspace``, ``rules`` (stage to digest or settings),
       ``versions`` (tool to version)
     - ``stages``: ``[{"stage", "in", "out", "reasons": {reason: rows}}]``
-    - ``pii``: ``{"unscanned", "open_spans", "collisions", "layers": [...], ...}``; ``leakage``: ``{"leaks",
-      "eval_sets": [...], ...}``; ``coverage``: ``{"gaps": {stage: rows}}``; ``agreement``: ``{"alpha",
-      ...}``: what the gates judge
+    - ``pii``: ``{"unscanned", "open_spans", "collisions", "marked", "layers": [...], ...}``; ``leakage``:
+      ``{"leaks", "eval_sets": [...], ...}``; ``coverage``: ``{"gaps": {stage: rows}}``; ``agreement``:
+      ``{"alpha", ...}``: what the gates judge
     - ``card``: ``{"title", "description", "license", "languages", "tags"}``
 
     ``rule`` says which gates stand (all, without it). About ``spill_bytes`` of rows are held in memory; more

@@ -81,8 +81,11 @@ def _pii(facts: Mapping[str, Any] | None, rule: GateRule) -> GateResult:
         "unscanned": "rows without a scan under the current rule",
         "open_spans": "personal data without an alias",
         "collisions": "aliases that two people share or that occur in the text",
+        "marked": "records with personal data that people marked and that still stands there",
     }
     wrong = _zero(facts, wanted)
+    if named := (facts or {}).get("marked_records"):
+        wrong += f" ({', '.join(named)})"
     layers = ", ".join((facts or {}).get("layers", ())) or "none named"
     return GateResult(
         "pii", REFUSED if wrong else PASSED, wrong or f"every row was scanned; layers: {layers}"

@@ -21,7 +21,7 @@ from curation import records, snapshot
 from curation.artifacts import Store
 
 FACTS = {
-    "pii": {"unscanned": 0, "open_spans": 0, "collisions": 0, "layers": ["patterns"]},
+    "pii": {"unscanned": 0, "open_spans": 0, "collisions": 0, "marked": 0, "layers": ["patterns"]},
     "leakage": {"leaks": 0, "eval_sets": []},
     "coverage": {"gaps": {}},
 }

@@ -166,8 +166,8 @@ def test_a_leak_that_two_aliases_hide_is_found_on_the_raw_view(tmp_path, monkeyp
     """Scrubbing is made to give every record other words, as aliases would."""
     real = curate._scan
 
-    def scan(opened, rules, scrubber, rows):
-        found = real(opened, rules, scrubber, rows).to_pylist()
+    def scan(opened, scrubber, rows, marks):
+        found = real(opened, scrubber, rows, marks).to_pylist()
         for record, prompt in zip(rows["record"].to_pylist(), rows["prompt"].to_pylist(), strict=True):
             other = " ".join(f"{word}{record[:4]}" for word in prompt.split())
             found = [d for d in found if (d["record"], d["label"]) != (record, None)]

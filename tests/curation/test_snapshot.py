@@ -29,7 +29,14 @@ from curation.snapshot.freezing import regroup
 from curation.snapshot.spool import Spool
 
 FACTS: dict[str, Any] = {
-    "pii": {"unscanned": 0, "open_spans": 0, "collisions": 0, "layers": ["patterns"], "rule": "abc"},
+    "pii": {
+        "unscanned": 0,
+        "open_spans": 0,
+        "collisions": 0,
+        "marked": 0,
+        "layers": ["patterns"],
+        "rule": "abc",
+    },
     "leakage": {"leaks": 0, "eval_sets": ["e1"]},
     "coverage": {"gaps": {"scrub": 0, "near": 0}},
     "agreement": {"alpha": 0.8},
