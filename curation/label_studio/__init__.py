@@ -9,7 +9,14 @@ from __future__ import annotations
 from curation.label_studio.answers import PersonLabel, from_annotations, tombstones
 from curation.label_studio.channel import Channel, Pulled
 from curation.label_studio.client import LabelStudio, connect
-from curation.label_studio.files import FileChannel, read_answers, read_tasks, write_form, write_tasks
+from curation.label_studio.files import (
+    FORM_KINDS,
+    FileChannel,
+    read_answers,
+    read_tasks,
+    write_form,
+    write_tasks,
+)
 from curation.label_studio.interface import (
     GRADES,
     KINDS,
@@ -24,6 +31,7 @@ from curation.label_studio.project import ProjectChannel, channel, ensure_projec
 from curation.label_studio.tasks import Showing, Suggestion, to_task, validate_task
 
 __all__ = [
+    "FORM_KINDS",
     "GRADES",
     "KINDS",
     "PREFERENCES",

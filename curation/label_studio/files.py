@@ -21,10 +21,17 @@ from typing import Any
 from curation.errors import UsageError, storage_errors
 from curation.label_studio.answers import PersonLabel, from_annotations, task_id
 from curation.label_studio.channel import Pulled
+from curation.label_studio.interface import COMPLETION, SIDES
 from curation.label_studio.tasks import ANSWER, IDENTITY, PROMPT, Question, suggested
 from curation.records import digest
 
 FORM = (*IDENTITY, PROMPT, "suggestion", ANSWER, "annotator", "skip")
+FORM_KINDS = (
+    "edit",
+    "accept",
+    "class",
+    "compare",
+)  # one cell holds an answer to them; not grades, and not marks
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -49,9 +56,12 @@ def write_form(path: Path, tasks: Iterable[Mapping[str, Any]]) -> int:
 
 
 def form_row(task: Mapping[str, Any]) -> dict[str, str]:
-    """A task as a row of the form; who answers writes in ``answer``, or anything in ``skip``."""
+    """A task as a row of the form, with what is judged where something is; who answers writes in ``answer``, or anything
+    in ``skip``.
+    """
     data = task["data"]
-    row = {name: str(data.get(name, "")) for name in (*IDENTITY, PROMPT)}
+    judged = [name for name in (COMPLETION, *SIDES) if name in data]
+    row = {name: str(data.get(name, "")) for name in (*IDENTITY, PROMPT, *judged)}
     return row | {"suggestion": suggested(task) or "", ANSWER: "", "annotator": "", "skip": ""}
 
 
@@ -258,7 +268,9 @@ def _write_rows(path: Path, rows: list[dict[str, Any]]) -> int:
     if delimiter is None:
         _replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return len(rows)
-    names = list(dict.fromkeys([*FORM, *(name for row in rows for name in row)]))
+    judged = [name for name in (COMPLETION, *SIDES) if any(name in row for row in rows)]
+    head = [*FORM[: FORM.index("suggestion")], *judged, *FORM[FORM.index("suggestion") :]]
+    names = list(dict.fromkeys([*head, *(name for row in rows for name in row)]))
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, names, delimiter=delimiter, restval="")
     writer.writeheader()

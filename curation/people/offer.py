@@ -26,6 +26,7 @@ def offer(workspace: Workspace, through: Through, question: Question, count: int
     comparison needs two different ones, and leaves out records that have not. Raises :class:`UsageError` where none is
     left.
     """
+    through.require(question)
     asked = {s.record for s in workspace.ledger.showings() if s.question == question.name}
     out = blocked(workspace, Rules(workspace)) | reserved_records(workspace) | asked
     rows = without(view(workspace, rule=Rules(workspace).scrub, kinds={"candidate", "reference"}), out)
@@ -91,6 +92,7 @@ def check(workspace: Workspace, through: Through, question: Question, count: int
     They come from the rows reserved for tuning (``dev``), which nothing is trained on, and never from the test set.
     Raises :class:`UsageError` where there are none.
     """
+    through.require(question)
     known = honeypots(workspace)
     out = blocked(workspace, Rules(workspace))
     rows = one_per_record(view(workspace, rule=Rules(workspace).scrub))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from curation.curate import Rules, scrubbed_labels
+from curation.errors import UsageError
 from curation.ledger import NewLabel, Question, Showing
 from curation.loop import TWIN
 from curation.workspace import Workspace
@@ -25,6 +26,15 @@ class Simulated:
     def ask(self, workspace: Workspace, question: Question, showings: Sequence[Showing]) -> int:
         """A simulation needs no telling: it answers what it is shown when it is collected from."""
         return len(showings)
+
+    def require(self, question: Question) -> None:
+        """Raise :class:`UsageError` for a question that judges: a simulation knows answers and has no opinion."""
+        if question.kind not in ("edit", "class", "accept"):
+            raise UsageError(
+                f"a simulation has no opinion on a question of kind {question.kind!r}",
+                where=f"question {question.name}",
+                next="Ask people: --annotator label-studio",
+            )
 
     def collect(self, workspace: Workspace, question: Question) -> dict[str, int]:
         """Write one Label for each showing that nobody has answered."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from curation.errors import UsageError
-from curation.label_studio import Channel, FileChannel, ProjectChannel, connect
+from curation.label_studio import FORM_KINDS, KINDS, Channel, FileChannel, ProjectChannel, connect
 from curation.label_studio import channel as project_channel
 from curation.ledger import Question, Showing, Task
 from curation.passages import passages_for
@@ -40,6 +40,7 @@ class Through:
     place: str
     open: Callable[[Workspace, Question, Person | None], Channel]
     planned: bool = False  # whether people have a place of their own
+    kinds: Sequence[str] = KINDS  # of questions that can be asked there
     simulated: bool = False
     channels: dict[str, Channel] = field(default_factory=dict, repr=False)
 
@@ -103,6 +104,15 @@ class Through:
         lines = Counter(s.record for s in workspace.ledger.showings() if s.question == question.name)
         return {record: (str(lines[record]),) for record, _ in rows}
 
+    def require(self, question: Question) -> None:
+        """Raise :class:`UsageError` for a kind of question that cannot be asked there; nothing has been written then."""
+        if question.kind not in self.kinds:
+            raise UsageError(
+                f"a question of kind {question.kind!r} cannot be answered in {TASKS_FILE}: one cell does not hold it",
+                where=f"question {question.name}",
+                next=f"Ask it in Label Studio (`make label-studio`); a form takes {', '.join(self.kinds)}",
+            )
+
     def team(self, workspace: Workspace) -> list[Person]:
         """Whoever was added and has not stopped, where people have a place of their own."""
         return [person for person in plan.people(workspace) if person.active] if self.planned else []
@@ -121,6 +131,7 @@ class Through:
 
     def ask(self, workspace: Workspace, question: Question, showings: Sequence[Showing]) -> int:
         """Push what is not on the other side yet, and remember each task once it is known to be there."""
+        self.require(question)
         known = {task.showing for task in workspace.ledger.tasks(channel=self.name)}
         new = [s for s in showings if s.id not in known]
         for person, mine in self._by_person(workspace, new).items():
@@ -301,7 +312,7 @@ TASKS_FILE = "tasks.csv"
 
 def files() -> Through:
     """People who fill in a form: one row per task in ``tasks.csv`` of the workspace."""
-    return Through("files", f"{TASKS_FILE}: write into the answer column", _file_channel)
+    return Through("files", f"{TASKS_FILE}: write into the answer column", _file_channel, kinds=FORM_KINDS)
 
 
 def _file_channel(workspace: Workspace, question: Question, person: Person | None) -> Channel:

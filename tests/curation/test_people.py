@@ -620,3 +620,61 @@ def test_a_simulation_leaves_alone_what_was_put_before_somebody_by_name(desk: tu
     assert people.Simulated().collect(opened, current(opened))["added"] == 0
     loop.choose(Run(opened, ToyLearner(opened), people.Simulated(), "simulated", batch=3))
     assert people.Simulated().collect(opened, current(opened))["added"] > 0
+
+
+# Judging on a form
+
+
+def judge_workspace(folder: Path, kind: str) -> Workspace:
+    """A workspace whose second question, of ``kind``, asks about two answers to one prompt."""
+    init(folder, actor="ana")
+    more = f'\n\n[question.judge]\nkind = "{kind}"\n'
+    more += 'criteria = ["kind", "true"]\n' if kind == "rubric" else ""
+    text = (folder / "tilth.toml").read_text().replace("\n[functions]", f"{more}\n[functions]")
+    (folder / "tilth.toml").write_text(text.replace('kind = "auto"', 'kind = "edit"'))
+    opened = open_workspace(folder, actor="ana")
+    for trust, said in (("candidate", "Write to me."), ("reference", "It is at gate two.")):
+        path = write_rows(folder / f"{trust}.jsonl", [{"id": "1", "prompt": "Where is it?", "draft": said}])
+        workspace.ingest(opened, path, mapping=Mapping(id="id", completion="draft"), trust=trust)
+    return opened
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("accept", ("completion",)), ("compare", ("a", "b"))])
+def test_a_form_shows_what_is_judged_and_brings_the_verdict_back(
+    tmp_path: Path, kind: str, shown: tuple[str, ...]
+) -> None:
+    import csv
+
+    opened = judge_workspace(tmp_path / "w", kind)
+    asked, through = current(opened, "judge"), people.files()
+    offer.offer(opened, through, asked, 1)
+    people.push_open(opened, through, name="judge")
+    path = opened.root / people.TASKS_FILE
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        (row,) = csv.DictReader(file)
+    assert all(row[name] for name in shown)
+    names = list(row)
+    assert names.index("prompt") < names.index(shown[0]) < names.index("answer"), "read from left to right"
+    row |= {"answer": "reject" if kind == "accept" else "A", "annotator": "p"}
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerow(row)
+    assert people.pull_all(opened, through)["added"] == 1
+    (label,) = opened.ledger.labels(kinds={"person"}).to_pylist()
+    assert (label["body"], label["question"]) == (row["answer"], "judge")
+
+
+@pytest.mark.parametrize("kind", ["rubric", "spans"])
+def test_a_form_refuses_what_one_cell_cannot_hold_before_anything_is_written(
+    tmp_path: Path, kind: str
+) -> None:
+    opened = judge_workspace(tmp_path / "w", kind)
+    asked = current(opened, "judge")
+    with pytest.raises(UsageError, match=f"{kind}.*cannot be answered in tasks.csv"):
+        offer.offer(opened, people.files(), asked, 1)
+    assert opened.ledger.showings() == []
+    assert not (opened.root / people.TASKS_FILE).exists()
+    offer.offer(opened, people.label_studio(), asked, 1)
+    with pytest.raises(UsageError, match="Ask it in Label Studio"):
+        people.push_open(opened, people.files(), name="judge")
