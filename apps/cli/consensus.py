@@ -25,6 +25,9 @@ def consensus(
     min_confidence: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Below it, where people differ, a curator should look.")
     ] = 0.6,
+    gold: Annotated[
+        str, typer.Option(help="A field with the known label, to measure by; it decides nothing.")
+    ] = "",
     dry_run: DryRun = False,
 ) -> None:
     """Agree on one label per item from rows of item, annotator and label; and say how far people agree."""
@@ -34,21 +37,25 @@ def consensus(
         raise UsageError(f"there is no kind {kind!r}", where="tilth consensus", next="Choose class or text")
     began = time.perf_counter()
     with session.progress() as meter:
-        table = _Table(source, meter)
+        table = _Table(source, meter, gold)
         chosen = kind or table.kind()
         meter("agreeing", 0, None)
         result = table.texts(min_confidence) if chosen == "text" else table.classes(model, min_confidence)
+    labels = result.pop("labels")
+    scored = table.scores(labels, chosen) if gold else {}
     with sink(out, dry_run) as write:
         for row in result.pop("rows"):
             write(row)
-    told = {**result, "kind": chosen, "seconds": round(time.perf_counter() - began, 3)}
+    told = {**result, **scored, "kind": chosen, "seconds": round(time.perf_counter() - began, 3)}
     session.report({**told, "dry_run": dry_run} if dry_run else told, _text(told))
 
 
 class _Table:
-    """The answers of a file as numbers, and the values that items and labels had there."""
+    """The answers of a file as numbers, and the values that items and labels had there; ``gold`` by item, where a field
+    of that name holds it.
+    """
 
-    def __init__(self, source: str, meter: Any) -> None:
+    def __init__(self, source: str, meter: Any, gold: str = "") -> None:
         import numpy as np
 
         from curation import formats
@@ -57,6 +64,7 @@ class _Table:
         names = {field: Names() for field in ("item", "annotator", "label")}
         columns: dict[str, list[int]] = {field: [] for field in names}
         self.values: dict[str, list[Any]] = {"item": [], "label": []}
+        self.gold: dict[str, str] = {}
         for number, (_, row) in enumerate(formats.read_objects(source)):
             for field, known in names.items():
                 value = row.get(field)
@@ -64,12 +72,34 @@ class _Table:
                 columns[field].append(code)
                 if field in self.values and code == len(self.values[field]):
                     self.values[field].append(value)
+            if gold and row.get(gold) is not None:
+                self._learn(str(row["item"]), _name(row[gold], gold, source, number), source, number)
             meter("reading", number + 1, None)
         coded = [np.array(columns[field], np.int64) for field in names]
         self.label_of = {str(value): value for value in self.values["label"]}
         self.answers = Answers.coded(
             coded[0], coded[1], coded[2], names["item"], names["annotator"], names["label"]
         )
+
+    def _learn(self, item: str, right: str, source: str, number: int) -> None:
+        from curation.errors import UsageError
+
+        if self.gold.setdefault(item, right) != right:
+            raise UsageError(
+                f"item {item!r} has two known labels, {self.gold[item]!r} and {right!r}",
+                where=f"{source}: row {number}",
+                next="Give each item one",
+            )
+
+    def scores(self, labels: list[str], kind: str) -> dict[str, Any]:
+        """How near the agreed labels come to the known ones."""
+        from curation.consensus import score_classes, score_texts
+        from curation.errors import UsageError
+
+        if not self.gold:
+            raise UsageError("no row has a known label", where="--gold", next="Name the field that holds it")
+        found = dict(zip(self.answers.items, labels, strict=True))
+        return (score_texts if kind == "text" else score_classes)(found, self.gold)
 
     def kind(self) -> str:
         """Text where most items have answers of their own, in several words."""
@@ -87,6 +117,7 @@ class _Table:
         disputed = found.disputed(min_confidence)
         labels = [self.answers.labels[code] for code in found.label.tolist()]
         return {
+            "labels": labels,
             "rows": self._rows(labels, found.confidence, disputed),
             "items": len(labels),
             "answers": len(self.answers),
@@ -106,6 +137,7 @@ class _Table:
         found = agree_on_text(self.answers, rule)
         labels = [self.answers.labels[self.answers.label[row]] for row in found.chosen.tolist()]
         return {
+            "labels": labels,
             "rows": self._rows(labels, found.confidence, found.disputed),
             "items": len(labels),
             "answers": len(self.answers),
@@ -152,6 +184,12 @@ def _text(found: dict[str, Any]) -> str:
         f"agreement (Krippendorff's alpha): {alpha}",
         f"model: {found['model']} ({found['why']})",
     ]
+    for name in ("accuracy", "gleu", "token_f1"):
+        if score := found.get(name):
+            low, high = score["ci95"]
+            head.append(
+                f"{name} on {found['gold']:,} known items: {score['value']:.3f} [{low:.3f}, {high:.3f}]"
+            )
     best = sorted(found["annotators"], key=lambda a: -a["n"])[:20]
     shown = [(a["id"], a["skill"], a["n"]) for a in best]
     return "\n".join([*head, "", grid(shown, ("annotator", "skill", "answers"))])

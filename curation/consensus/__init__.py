@@ -2,8 +2,8 @@
 
 ``answers`` holds who said what as columns of numbers; ``classes`` weighs annotators (``annotators`` are its models),
 ``texts`` chooses among free-text answers, ``grades`` pools ordinal ones and ranks pairs, ``agreement`` measures,
-``opinions`` joins people, functions and sources for a workspace, ``worth`` says what one more label would be worth. Nothing
-here reads a file or a ledger, and free text is never rewritten.
+``scoring`` compares with known answers, ``opinions`` joins people, functions and sources for a workspace, ``worth`` says
+what one more label would be worth. Nothing here reads a file or a ledger, and free text is never rewritten.
 """
 
 from curation.consensus.agreement import (
@@ -26,6 +26,7 @@ from curation.consensus.opinions import (
     skills,
     text_consensus,
 )
+from curation.consensus.scoring import gleu, score_classes, score_texts, token_f1
 from curation.consensus.texts import TextAgreed, TextRule, agree_on_text, text_alpha
 from curation.consensus.worth import relabel_or_new
 
@@ -46,13 +47,17 @@ __all__ = [
     "class_consensus",
     "cohen_kappa",
     "fleiss_kappa",
+    "gleu",
     "grade",
     "krippendorff_alpha",
     "pairwise_kappa",
     "posterior",
     "relabel_or_new",
+    "score_classes",
+    "score_texts",
     "skills",
     "text_alpha",
     "text_consensus",
+    "token_f1",
     "with_interval",
 ]

@@ -175,11 +175,11 @@ class _Bags:
 
 def _bags(text: str) -> _Bags:
     normal = normalise(text)
-    words = _words(normal)
-    return _Bags(normal, (Counter(ngrams(words, 1)), Counter(ngrams(words, 2))))
+    parts = words(normal)
+    return _Bags(normal, (Counter(ngrams(parts, 1)), Counter(ngrams(parts, 2))))
 
 
-def _words(normal: str) -> list[str]:
+def words(normal: str) -> list[str]:
     """Words without the punctuation that clings to them; the words as they are where nothing else is left."""
     bare = [w for w in ("".join(c for c in word if c.isalnum()) for word in tokens(normal)) if w]
     return bare or tokens(normal)

@@ -40,7 +40,7 @@ def relabel_or_new(
     nothing; no records give no values.
 
     >>> sure, open_ = relabel_or_new(np.array([[0.99, 0.01], [0.5, 0.5]]), np.zeros((0, 2)), 0.8).old
-    >>> sure < open_
+    >>> bool(sure < open_)
     True
     """
     k = consensus.shape[1] if consensus.size else model.shape[1]

@@ -113,3 +113,50 @@ def test_vote_learns_from_gold_out_of_fold_and_tells_calibration(tmp_path):
     refused = run("vote", "-", "--votes", "v", "--model", "weighted", stdin=lines(rows))
     assert refused.returncode == 2
     assert "--gold FIELD" in refused.stderr
+
+
+def test_known_labels_measure_a_consensus_and_decide_nothing():
+    rows = [{**row, "right": row["item"] % 2} for row in answers()]
+    told = json.loads(run("--json", "consensus", "-", "--gold", "right", stdin=lines(rows)).stdout)
+    assert told["gold"] == 30
+    low, high = told["accuracy"]["ci95"]
+    assert low <= told["accuracy"]["value"] <= high
+    assert told["accuracy"]["value"] > 0.9
+    turned = [{**row, "right": 1 - row["right"]} for row in rows]
+    other = json.loads(run("--json", "consensus", "-", "--gold", "right", stdin=lines(turned)).stdout)
+    assert other["accuracy"]["value"] == pytest.approx(1 - told["accuracy"]["value"])
+    assert other["annotators"] == told["annotators"]
+    seen = run("consensus", "-", "--gold", "right", stdin=lines(rows))
+    assert "accuracy on 30 known items: 0." in seen.stdout or "accuracy on 30 known items: 1." in seen.stdout
+
+
+def test_known_texts_give_gleu_and_token_f1_and_two_known_labels_are_refused():
+    rows = [
+        {"item": f"s{i}", "annotator": a, "label": f"The {a} train was late.", "gold": "the train was late"}
+        for i in range(3)
+        for a in ("red", "old")
+    ]
+    told = json.loads(
+        run("--json", "consensus", "-", "--kind", "text", "--gold", "gold", stdin=lines(rows)).stdout
+    )
+    assert told["token_f1"]["value"] == pytest.approx(8 / 9, abs=1e-4)
+    assert 0 < told["gleu"]["value"] < told["token_f1"]["value"]
+    rows[0]["gold"] = "something else"
+    done = run("consensus", "-", "--gold", "gold", stdin=lines(rows))
+    assert done.returncode == 2
+    assert "two known labels" in done.stderr
+    done = run("consensus", "-", "--gold", "truth", stdin=lines(rows))
+    assert done.returncode == 2
+    assert "no row has a known label" in done.stderr
+
+
+def test_gleu_is_nltks():
+    gleu_score = pytest.importorskip("nltk.translate.gleu_score")
+    from curation.consensus import gleu
+
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        one, other = (list(draw.choice(list("abcd"), draw.integers(1, 9))) for _ in range(2))
+        assert gleu(one, other) == pytest.approx(gleu_score.sentence_gleu([other], one))
+    assert gleu([], []) == 1.0
+    assert gleu([], ["a"]) == 0.0
