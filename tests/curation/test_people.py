@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from curation import loop, people, workspace
 from curation.curate import Rules, blocked
-from curation.errors import GateRefused, UsageError
+from curation.errors import GateRefused, RemoteUnavailable, UsageError
 from curation.formats import Mapping
 from curation.label_studio import connect
 from curation.ledger import Showing
@@ -27,7 +28,7 @@ from curation.people.plan import Person, assign, batch_size, seconds_for
 from curation.question import Revision, current, revised
 from curation.workspace import Workspace, init, open_workspace
 from tests.curation.toys import CLASSES, ToyLearner, inquiries, write_rows
-from tests.label_studio_fake import Fake, fake_server
+from tests.label_studio_fake import Fake, cut, dropped, fake_server, html, refused, short, torn
 
 TOKEN = "4f0c9a1db2e7aaaa4f0c9a1db2e7aaaa00001111"
 
@@ -458,37 +459,100 @@ def test_an_interface_that_asks_nothing_we_can_ask_is_refused() -> None:
 # Events that are lost, doubled and out of order
 
 
+FAULTS = (dropped, cut(40), torn(200), html, short, refused(503))
+PAUSE = 30  # events between two polls: however often somebody knocks, they are brought in together
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries without the pauses between them."""
+    monkeypatch.setattr("curation.people.through.connect", partial(connect, sleep=lambda seconds: None))
+
+
+def happen(fake: Fake, rng: random.Random) -> None:
+    """Something that people do: answer, change their mind, skip, delete an answer, or a whole task."""
+    task = rng.choice(fake.tasks)
+    notes = task["annotations"]
+    if rng.random() < 0.002 and len(fake.tasks) > 10:
+        fake.tasks.remove(task)
+    elif notes and rng.random() < 0.3:
+        notes.pop(rng.randrange(len(notes)))
+        task["updated_at"] = fake.tick()
+    elif notes and rng.random() < 0.5:
+        region = {"from_name": "answer", "type": "choices", "value": {"choices": [rng.choice(CLASSES)]}}
+        changed = {"result": [region], "updated_at": fake.tick(), "was_cancelled": rng.random() < 0.1}
+        rng.choice(notes).update(changed)
+        task["updated_at"] = fake.tick()
+    else:
+        fake.annotate(task["id"], rng.choice((7, 8)), rng.choice(CLASSES))
+
+
+def storm(opened: Workspace, fake: Fake, events: int, seed: int) -> dict[str, int]:
+    """So many events whose webhooks are lost (10%), doubled (10%) and late, on a network that may fail in every second pull.
+
+    A webhook only wakes a pull, so what one says and in which order they come cannot matter; which pulls happen does.
+    """
+    rng = random.Random(seed)
+    counts = {"pulls": 0, "failed": 0, "lost": 0}
+    knocks: list[int] = []
+    for now in range(events):
+        happen(fake, rng)
+        copies = rng.choices((0, 1, 2), (0.1, 0.8, 0.1))[0]
+        counts["lost"] += copies == 0
+        knocks += [now + rng.randrange(200) for _ in range(copies)]
+        if now % PAUSE or not any(at <= now for at in knocks):
+            continue
+        knocks = [at for at in knocks if at > now]
+        counts["pulls"] += 1
+        fake.faults = [None] * rng.randrange(4) + [rng.choice(FAULTS)] * 6 if rng.random() < 0.5 else []
+        try:
+            people.label_studio().collect(opened, current(opened))
+        except RemoteUnavailable:
+            counts["failed"] += 1
+    fake.faults = []
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("events", "records"), [(300, 25), pytest.param(10_000, 200, marks=pytest.mark.slow)]
+)
 def test_however_webhooks_arrive_one_reconcile_comes_to_the_servers_state(
-    desk: tuple[Workspace, Fake],
+    desk: tuple[Workspace, Fake], monkeypatch: pytest.MonkeyPatch, events: int, records: int
 ) -> None:
-    """A webhook only wakes a pull; so pulls at random moments stand for every way that events may get lost."""
     opened, fake = desk
-    rng = random.Random(7)
-    plan.add(opened, "Ines", minutes=900)
-    showings = choose(opened, batch=25)
-    through = people.label_studio()
-    people.push_open(opened, through)
-    count = len(fake.tasks)
-    assert count == len(showings) == 25
-    for _ in range(240):
-        task = rng.choice(fake.tasks)
-        if task["annotations"] and rng.random() < 0.3:
-            task["annotations"].pop(rng.randrange(len(task["annotations"])))
-            task["updated_at"] = fake.tick()
-        elif task["annotations"] and rng.random() < 0.5:
-            note = rng.choice(task["annotations"])
-            region = {"from_name": "answer", "type": "choices", "value": {"choices": [rng.choice(CLASSES)]}}
-            note |= {"result": [region], "updated_at": fake.tick(), "was_cancelled": rng.random() < 0.1}
-            task["updated_at"] = fake.tick()
-        else:
-            fake.annotate(task["id"], rng.choice((7, 8)), rng.choice(CLASSES))
-        if rng.random() < 0.03:  # nine of ten events are lost; what comes in between is pulled
-            through.collect(opened, current(opened))
+    impatient(monkeypatch)
+    if records > 50:
+        more = write_rows(opened.root / "more.jsonl", inquiries(2 * records, seed=5))
+        workspace.ingest(
+            opened, more, mapping=Mapping(id="id", completion="gold"), trust="candidate", source="m"
+        )
+    plan.add(opened, "Ines", minutes=9_000)
+    showings = choose(opened, batch=records)
+    people.push_open(opened, people.label_studio())
+    assert len(fake.tasks) == len(showings) == records
+    counts = storm(opened, fake, events, seed=7)
+    assert counts["pulls"] > events / PAUSE / 2
+    assert counts["failed"] > 0
     people.label_studio().collect(opened, current(opened))
-    assert _standing(opened) == _state(fake)
+    assert _standing(opened) == _state(fake), "nothing is missing, nothing is there twice"
     assert len(_standing(opened)) > 10
+    assert len(fake.tasks) < records, "some tasks were deleted whole"
     again = people.label_studio().collect(opened, current(opened))
     assert (again["added"], again["withdrawn"]) == (0, 0), "nothing is taken twice"
+
+
+def test_a_pull_that_forgets_deletions_does_not_come_to_the_servers_state(
+    desk: tuple[Workspace, Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: without tombstones the same events leave answers that nobody stands by."""
+    opened, fake = desk
+    impatient(monkeypatch)
+    monkeypatch.setattr("curation.label_studio.answers.tombstones", lambda held, current, tasks: [])
+    plan.add(opened, "Ines", minutes=900)
+    choose(opened, batch=25)
+    people.push_open(opened, people.label_studio())
+    storm(opened, fake, 300, seed=7)
+    people.label_studio().collect(opened, current(opened))
+    assert _standing(opened) != _state(fake)
 
 
 def _standing(opened: Workspace) -> dict[tuple[str, str], str]:
