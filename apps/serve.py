@@ -119,52 +119,47 @@ def create_app(
     """The application. With ``polling`` a thread pulls when knocked at, and every so many seconds whatever happens; it
     calls ``greet`` first.
     """
-    backend = Backend(service)
-    ending = threading.Event()
+
+    def work(ending: threading.Event) -> None:
+        greet()
+        poll(service, knocker, ending, every)
+
+    life = _worked(knocker, work) if polling else None
+    app = FastAPI(title="Tilth", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
+    _add_webhook(app, service, knocker)
+    _add_backend(app, service, Backend(service))
+    return app
+
+
+def _worked(knocker: Knocker, work: Callable[[threading.Event], None]) -> Callable[[Any], Any]:
+    """The life of an application beside which ``work`` runs in a thread, until the event that it is handed is set."""
 
     @asynccontextmanager
     async def alive(_: Any) -> Any:
-        def work() -> None:
-            greet()
-            poll(service, knocker, ending, every)
-
-        worker = threading.Thread(target=work, daemon=True)
-        if polling:
-            worker.start()
+        ending = threading.Event()
+        worker = threading.Thread(target=work, args=(ending,), daemon=True)
+        worker.start()
         yield
         ending.set()
         knocker.woken.set()
-        if polling:
-            worker.join(timeout=30)
+        worker.join(timeout=30)
 
-    app = FastAPI(title="Tilth", lifespan=alive, docs_url=None, redoc_url=None, openapi_url=None)
+    return alive
 
-    async def body_of(request: Request, limit: int) -> bytes:
-        """The body, given up as soon as it is larger than ``limit`` or says that it will be."""
-        declared = request.headers.get("content-length", "0")
-        if not declared.isdecimal() or int(declared) > limit:
-            raise HTTPException(413, "too large")
-        read = bytearray()
-        async for chunk in request.stream():
-            read += chunk
-            if len(read) > limit:
-                raise HTTPException(413, "too large")
-        return bytes(read)
 
-    def known(request: Request) -> None:
-        """Refuse whoever calls from elsewhere or does not know the secret."""
-        caller = request.client.host if request.client else ""
-        if caller not in service.hosts:
-            raise HTTPException(403, "unknown host")
-        if not (same(request.headers.get(HEADER, ""), service.secret) or _basic(request, service.secret)):
-            raise HTTPException(401, "unknown caller", headers={"WWW-Authenticate": "Basic"})
+def _add_webhook(app: Any, service: Service, knocker: Knocker) -> None:
+    """What a server tells when somebody has answered: it is heard, and not read."""
 
     @app.post("/webhook", status_code=204)
     async def webhook(request: Request) -> Response:
-        known(request)
-        await body_of(request, LARGEST_WEBHOOK)
+        _known(request, service)
+        await _body(request, LARGEST_WEBHOOK)
         knocker.knock()
         return Response(status_code=204)
+
+
+def _add_backend(app: Any, service: Service, backend: Backend) -> None:
+    """What a server asks of its ML backend: health, version, predictions; never a training."""
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -172,25 +167,49 @@ def create_app(
 
     @app.post("/setup")
     async def setup(request: Request) -> dict[str, str]:
-        known(request)
-        await body_of(request, LARGEST_PREDICT)  # it holds the server's token, which nobody needs here
+        _known(request, service)
+        await _body(request, LARGEST_PREDICT)  # it holds the server's token, which nobody needs here
         return {"model_version": backend.version()}
 
     @app.post("/predict")
     async def predict(request: Request) -> dict[str, Any]:
-        known(request)
-        try:
-            tasks = json.loads(await body_of(request, LARGEST_PREDICT))["tasks"]
-            shown = [str(task["data"].get("showing", "")) for task in tasks]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise HTTPException(400, "this is no list of tasks") from None
+        _known(request, service)
+        shown = _showings(await _body(request, LARGEST_PREDICT))
         return {"results": await run_in_threadpool(backend.predict, shown)}
 
     @app.post("/train")
     def train() -> Response:
         return Response("Tilth trains in its own rounds: tilth run", status_code=405)
 
-    return app
+
+def _showings(body: bytes) -> list[str]:
+    """The showing of each task in a request for predictions. Refuses what is no list of tasks."""
+    try:
+        return [str(task["data"].get("showing", "")) for task in json.loads(body)["tasks"]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise HTTPException(400, "this is no list of tasks") from None
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The body, given up as soon as it is larger than ``limit`` or says that it will be."""
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal() or int(declared) > limit:
+        raise HTTPException(413, "too large")
+    read = bytearray()
+    async for chunk in request.stream():
+        read += chunk
+        if len(read) > limit:
+            raise HTTPException(413, "too large")
+    return bytes(read)
+
+
+def _known(request: Request, service: Service) -> None:
+    """Refuse whoever calls from elsewhere or does not know the secret."""
+    caller = request.client.host if request.client else ""
+    if caller not in service.hosts:
+        raise HTTPException(403, "unknown host")
+    if not (same(request.headers.get(HEADER, ""), service.secret) or _basic(request, service.secret)):
+        raise HTTPException(401, "unknown caller", headers={"WWW-Authenticate": "Basic"})
 
 
 def _basic(request: Any, secret: str) -> bool:
