@@ -368,6 +368,13 @@ def _agree(workspace: Workspace, question: Question, heard: list[Opinion]) -> li
     return judging.weighed(agreed, judging.judged(workspace))
 
 
+def people_skills(workspace: Workspace) -> dict[str, float]:
+    """What each person's word on the loop's question is worth; empty where their answers meet too rarely."""
+    question = current(workspace)
+    heard = opinions(workspace, question, Voices(), {"person"})
+    return consensus.skills(heard, question.classes if question.kind == "class" else None)
+
+
 def settle(workspace: Workspace) -> int:
     """Leave to a curator the records that people disagree on or call poor, and lift what is settled by now; how many are
     held.

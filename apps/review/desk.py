@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from apps.review import voices
+from apps.review.voices import Voice
 from curation.errors import GateRefused, UsageError
 from curation.ledger import Ledger, Review, ReviewResult
 from curation.records import canonical_json, digest
@@ -29,6 +31,8 @@ _WAITING = pa.array(["hold", "quarantine"])
 
 Votes = Callable[[str], Sequence[tuple[str, str]]]
 """The labeling functions' votes on a record, as (function, vote)."""
+Skills = Callable[[], Mapping[str, float]]
+"""What each author's word is worth, where enough is known of them."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,6 @@ class Entry:
     def kinds(self) -> set[str]:
         """The kinds of its reasons."""
         return {reason.kind for reason in self.reasons}
-
-
-@dataclass(frozen=True)
-class Voice:
-    """Somebody who gave an answer. People appear by a short opaque id: their names should not sway."""
-
-    kind: str
-    name: str
-    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +99,7 @@ class Desk:
     ledger: Ledger
     rules: Mapping[str, str]
     votes: Votes = lambda record: ()
+    skills: Skills = dict
 
     @property
     def actor(self) -> str:
@@ -186,14 +182,16 @@ class Desk:
         return [row for page in pages for row in page.table.to_pylist()]
 
     def _answers(self, entry: Entry, rows: Sequence[Mapping[str, str]]) -> tuple[Answer, ...]:
-        """The record's own completions, then those of its rivals, each with everybody who gave it."""
+        """The record's own completions, those of its rivals, and what a model proposed, each with everybody behind it."""
         found: dict[str, list[Voice]] = {}
         rivals = self._rows(self._rivals(entry))
-        labels = self._voices([entry.record, *{row["record"] for row in rivals}])
+        known = voices.gather(self.ledger, [entry.record, *{row["record"] for row in rivals}], self.skills())
         for row in rows:
-            self._add(found, row, labels, "")
+            self._add(found, row, known, "")
         for row in rivals:
-            self._add(found, row, labels, "other record: ")
+            self._add(found, row, known, "other record: ")
+        for text, voice in known.proposals.get(entry.record, {}).items():
+            found.setdefault(text, []).append(voice)
         for function, vote in self.votes(entry.record):
             if vote in found:
                 found[vote].append(Voice("function", function))
@@ -201,13 +199,13 @@ class Desk:
 
     @staticmethod
     def _add(
-        found: dict[str, list[Voice]], row: Mapping[str, str], labels: Mapping[str, Voice], origin: str
+        found: dict[str, list[Voice]], row: Mapping[str, str], known: voices.Voices, origin: str
     ) -> None:
-        if row["completion"] is None:
+        if row["completion"] is None or row["label"] in known.judgements:
             return
-        voice = labels.get(row["label"]) or Voice(row["trust"] or "source", row["source"])
+        voice = known.by_label.get(row["label"]) or Voice(row["trust"] or "source", row["source"])
         if origin:
-            voice = Voice(origin + voice.kind, voice.name, voice.confidence)
+            voice = replace(voice, kind=origin + voice.kind)
         found.setdefault(row["completion"], []).append(voice)
 
     def _rivals(self, entry: Entry) -> list[str]:
@@ -227,11 +225,6 @@ class Desk:
         unscanned = self.ledger.decisions(stage=UNSCANNED, rule=self.rules[UNSCANNED], records=others)
         stopped = {row["record"] for row in unscanned.to_pylist() if row["action"] != "rewrite"}
         return [other for other in others if other not in stopped]
-
-    def _voices(self, records: Sequence[str]) -> dict[str, Voice]:
-        names = {author.id: author.name for author in self.ledger.authors()}
-        rows = self.ledger.labels(records=records).to_pylist()
-        return {row["label"]: _voice(row, names) for row in rows}
 
     def progress(self, entries: Sequence[Entry]) -> Progress:
         """How many of ``entries`` are decided and skipped."""
@@ -299,6 +292,7 @@ class Desk:
 
 def open_desk(root: Path, *, actor: str) -> Desk:
     """A desk at the workspace ``root``, with the rules and votes that hold now. It keeps the ledger open."""
+    from curation.assemble import people_skills
     from curation.curate import STAGES, Rules, load_table
     from curation.workspace import open_workspace
 
@@ -312,7 +306,17 @@ def open_desk(root: Path, *, actor: str) -> Desk:
         rows = table.filter(pc.equal(table["record"], record)).to_pylist()
         return [(row["function"], row["vote"]) for row in rows if row["vote"] is not None]
 
-    return Desk(workspace.ledger, {stage: rules.of(stage) for stage in STAGES}, votes)
+    known: dict[int, dict[str, float]] = {}
+
+    def skills() -> dict[str, float]:
+        """Anew as soon as there is another Label: everybody's answers are weighed against each other."""
+        seen = workspace.ledger.labels_seen()
+        if seen not in known:
+            known.clear()
+            known[seen] = people_skills(workspace)
+        return known[seen]
+
+    return Desk(workspace.ledger, {stage: rules.of(stage) for stage in STAGES}, votes, skills)
 
 
 def waiting(entries: Sequence[Entry], kind: str = "") -> list[Entry]:
@@ -329,13 +333,6 @@ def _hidden(entry: Entry) -> str:
     if not any(reason.stage == UNSCANNED for reason in entry.reasons):
         return ""
     return "it has not been scanned for personal data, so its text is not shown"
-
-
-def _voice(row: Mapping[str, str], names: Mapping[str, str | None]) -> Voice:
-    author = row["author"] or ""
-    shown = author[:6] if row["kind"] in ("person", "curator") else names.get(author) or author[:6]
-    confidence = row["confidence"]
-    return Voice(row["kind"], shown, None if confidence is None else float(confidence))
 
 
 def _key(actor: str, record: str, version: int, action: str, text: str | None) -> str:

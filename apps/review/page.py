@@ -16,7 +16,8 @@ from pathlib import Path
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from apps.review.desk import KINDS, Answer, Desk, Entry, Item, Voice, open_desk, waiting
+from apps.review.desk import KINDS, Answer, Desk, Entry, Item, open_desk, waiting
+from apps.review.voices import in_words
 from curation.errors import TilthError
 from curation.ledger import ReviewConflict, ReviewResult
 
@@ -195,7 +196,7 @@ def card(item: Item, number: int, answer: Answer) -> None:
         st.text(answer.text)
         st.space("stretch")
         with muted(f"voices-{number}"):
-            st.text("\n".join(says(voice) for voice in answer.voices))
+            st.text("\n".join(in_words(voice) for voice in answer.voices))
         if len(item.answers) > 1 and not editing(item):
             st.button(
                 "Chosen" if chosen else "Choose",
@@ -205,12 +206,6 @@ def card(item: Item, number: int, answer: Answer) -> None:
                 on_click=st.session_state.__setitem__,
                 args=(f"choice-{item.record}", number),
             )
-
-
-def says(voice: Voice) -> str:
-    """One line about somebody who gave an answer."""
-    sure = f", {voice.confidence:.0%} sure" if voice.confidence is not None else ""
-    return f"{voice.kind} {voice.name}{sure}"
 
 
 def editing(item: Item) -> bool:

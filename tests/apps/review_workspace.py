@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from curation import records
-from curation.curate import Rules
-from curation.ledger import NewLabel, NewRecord
+from curation.assemble import settle
+from curation.curate import Rules, curate, save_table
+from curation.ledger import NewLabel, NewRecord, Question, Showing
+from curation.question import current
 from curation.records import canonical_json, record_id, user_message
 from curation.workspace import Workspace, init, open_workspace
 
@@ -100,3 +102,71 @@ def _decide(workspace: Workspace, ids: dict[str, str]) -> None:
             records.DECISIONS,
         )
         book.decide(stage, rules.of(stage), table, covered=[("record", 0, book.records_seen())])
+
+
+QUARREL = (
+    "The crate we ordered stands at the border since Tuesday. They want a paper from us that nobody here has ever "
+    "heard of, and meanwhile you bill us for storage. Who sorts this out?"
+)
+CLASSES = ("billing", "claims", "customs")
+
+
+def quarrel(root: Path) -> str:
+    """A workspace in which two people disagree on a class, one of whom was shown what a model proposed; its record.
+
+    On nine other records Ines agrees with two more people and Tom does not, so that their words weigh differently.
+    """
+    init(root, actor="mara", name="freight-desk")
+    text = (root / "tilth.toml").read_text()
+    kind = f'kind = "class"\nclasses = [{", ".join(f"{name!r}" for name in CLASSES)}]'.replace("'", '"')
+    (root / "tilth.toml").write_text(text.replace('kind = "auto"', kind))
+    with open_workspace(root, actor="mara") as workspace:
+        book = workspace.ledger
+        ingest = book.begin_ingest("mail", "mail.jsonl", "0" * 32, format="jsonl")
+        texts = [QUARREL, *(f"Question number {i} about crate {i}{i}." for i in range(9))]
+        ids = [record_id("mail", key=str(i)) for i in range(len(texts))]
+        book.add_rows(
+            ingest,
+            [
+                NewRecord(i, "mail", str(n), canonical_json(user_message(said)), lang="en")
+                for n, (i, said) in enumerate(zip(ids, texts, strict=True))
+            ],
+        )
+        book.end_ingest(ingest)
+        question = current(workspace)
+        for n, record in enumerate(ids[1:]):
+            right, other = CLASSES[n % 3], CLASSES[(n + 1) % 3]
+            for who in ("ines", "uma", "sol"):
+                _say(workspace, question, record, who, right, 14.0)
+            _say(workspace, question, record, "tom", other if n % 2 else right, 6.0)
+        _say(workspace, question, ids[0], "tom", "billing", 5.0, suggestion="billing")
+        _say(workspace, question, ids[0], "kim", "customs", 41.0)
+        curate(workspace)
+        settle(workspace)
+        votes = [{"record": ids[0], "function": "mentions_the_border", "vote": "customs"}]
+        save_table(workspace, "votes", Rules(workspace).scrub, records.table(votes, records.VOTES))
+    return ids[0]
+
+
+def _say(
+    workspace: Workspace,
+    question: Question,
+    record: str,
+    who: str,
+    answer: str,
+    seconds: float,
+    suggestion: str | None = None,
+) -> None:
+    book = workspace.ledger
+    author = book.add_author(who, "person")
+    by = "5f0c9a1db2e7" if suggestion else None
+    told = {"confidence": 0.83} if suggestion else {}
+    showing = Showing(
+        record, question.name, question.version, record, suggestion, by, annotator=author, extra=told
+    )
+    (shown,) = book.add_showings([showing])
+    extra = {"lead_time": seconds, "updated_at": "2026-03-01T10:00:00.000000Z"}
+    label = NewLabel(
+        record, question.name, question.version, "person", author, answer, showing=shown, extra=extra
+    )
+    book.add_labels([label])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import http.server
+import re
 import subprocess
 import threading
 import time
@@ -24,8 +25,8 @@ from apps.review import page as page_module
 from apps.review.desk import MAY, Desk, Entry, Item, open_desk, waiting
 from apps.review.page import KEYS, is_loopback
 from curation.errors import GateRefused, TilthError, UsageError
-from curation.ledger import NewLabel, ReviewConflict
-from tests.apps.review_workspace import ANSWERS, PROMPTS, SECOND, build
+from curation.ledger import NewLabel, Question, ReviewConflict
+from tests.apps.review_workspace import ANSWERS, PROMPTS, QUARREL, SECOND, build, quarrel
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHROMIUM = Path("/usr/bin/chromium")
@@ -371,6 +372,42 @@ def test_the_chosen_answer_is_the_one_that_is_accepted(root: Path, ids: dict[str
     assert mara.ledger.reviews()[0].body == "Please call the depot."
 
 
+def test_a_quarrel_shows_who_said_what_with_skill_and_time_and_is_decided_by_a_key(root: Path) -> None:
+    record = quarrel(root)
+    page = drawn(root)
+    assert not page.exception
+    shown = texts(page)
+    assert QUARREL in shown
+    assert "Disagreement: people disagree: billing, customs" in shown
+    (billing,), (customs,) = (
+        [text for text in shown if word in text] for word in ("was shown “billing”", "saw no suggestion")
+    )
+    tom, model = billing.splitlines()
+    assert " s  ·  2026-03-01 10:00" in tom
+    assert "5 s" in tom
+    assert model.startswith("model 5f0c9a")
+    assert "83% sure" in model
+    kim, function = customs.splitlines()
+    assert "41 s" in kim
+    assert function == "function mentions_the_border"
+    assert float(re.search(r"skill (0\.\d+)", tom)[1]) < 0.95  # type: ignore[index]
+    page = press(page, "Choose")
+    press(page, "Accept")
+    with sitting(root, "mara") as at:
+        assert [(r.action, r.record, r.body) for r in at.ledger.reviews()] == [("accept", record, "customs")]
+        assert at.queue()[0].state == "accept"
+
+
+def test_a_persons_judgement_of_an_answer_is_no_answer_on_the_page(
+    root: Path, ids: dict[str, str], mara: Desk
+) -> None:
+    author = mara.ledger.add_author("zoe", "person")
+    mara.ledger.add_question(Question("quality", 1, "rubric", ("kind",)))
+    said = NewLabel(ids["parcel"], "quality", 1, "person", author, '{"kind":1}')
+    mara.ledger.add_labels([said])
+    assert '{"kind":1}' not in {answer.text for answer in item_of(mara, ids["parcel"]).answers}
+
+
 def test_next_and_previous_move_and_stay_at_the_ends(root: Path, ids: dict[str, str]) -> None:
     page = drawn(root)
     page = press(page, "Previous")
@@ -671,7 +708,7 @@ def test_the_page_imports_its_rules_from_the_desk_alone() -> None:
     tree = ast.parse((ROOT / "apps/review/page.py").read_text("utf-8"))
     names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name for name in names if name and name.startswith(("apps", "curation"))} == {
-        "apps.review.desk", "curation.errors", "curation.ledger"
+        "apps.review.desk", "apps.review.voices", "curation.errors", "curation.ledger"
     }  # fmt: skip
     assert "streamlit" not in (ROOT / "apps/review/desk.py").read_text("utf-8")
     assert desk.__doc__
