@@ -65,6 +65,11 @@ class Answer:
     text: str
     voices: tuple[Voice, ...]
 
+    @property
+    def weight(self) -> float:
+        """The skill of the people behind it, together; whose skill nobody knows counts half."""
+        return sum(0.5 if v.skill is None else v.skill for v in self.voices if v.kind == "person")
+
 
 @dataclass(frozen=True)
 class Item:
@@ -195,7 +200,12 @@ class Desk:
         for function, vote in self.votes(entry.record):
             if vote in found:
                 found[vote].append(Voice("function", function))
-        return tuple(Answer(text, tuple(voices)) for text, voices in found.items())
+        answers = [Answer(text, tuple(sorted(said, key=_place))) for text, said in found.items()]
+        if "disagreement" in entry.kinds and any(v.skill is not None for a in answers for v in a.voices):
+            answers.sort(
+                key=lambda answer: -answer.weight
+            )  # what one key accepts is the side that more speaks for
+        return tuple(answers)
 
     @staticmethod
     def _add(
@@ -327,6 +337,12 @@ def waiting(entries: Sequence[Entry], kind: str = "") -> list[Entry]:
 
 def _kind(stage: str, action: str) -> str:
     return _STAGE_KINDS.get(stage, "quarantined" if action == "quarantine" else "held")
+
+
+def _place(voice: Voice) -> int:
+    """People first, then functions, then models, then sources."""
+    order = ("curator", "person", "function", "model")
+    return order.index(voice.kind) if voice.kind in order else len(order)
 
 
 def _hidden(entry: Entry) -> str:

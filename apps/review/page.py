@@ -160,7 +160,9 @@ def place(entry: Entry, item: Item, todo: list[Entry]) -> None:
     """Where we are in the queue and why this item waits."""
     with st.container(key="why", gap="xsmall"):
         for reason in entry.reasons:
-            st.text(f"{reason.kind.capitalize()}: {reason.words}")
+            # Why people are called in need not be said twice.
+            said = reason.words if reason.kind == "disagreement" else f"{reason.kind}: {reason.words}"
+            st.text(said[:1].upper() + said[1:])
     skipped = "  ·  skipped before" if entry.state == "skip" else ""
     with muted("place"):
         st.text(f"{todo.index(entry) + 1} of {len(todo)}  ·  from {item.source}{skipped}")
@@ -185,15 +187,18 @@ def body(item: Item) -> None:
         for column, (number, answer) in zip(st.columns(len(row)), enumerate(row, start), strict=True):
             with column:
                 card(item, number, answer)
-    if item.votes:
-        st.text("Votes: " + ", ".join(f"{function} says {vote}" for function, vote in item.votes))
+    shown = {answer.text for answer in item.answers}
+    if others := [(function, vote) for function, vote in item.votes if vote not in shown]:
+        with muted("votes"):
+            st.text("Other votes: " + ", ".join(f"{function} says {vote}" for function, vote in others))
 
 
 def card(item: Item, number: int, answer: Answer) -> None:
     """One answer, who gave it, and the key that chooses it."""
     chosen = choice(item) == number
     with st.container(border=True, height="stretch", key=f"card-{number}{'-chosen' if chosen else ''}"):
-        st.text(answer.text)
+        with st.container(key=f"answer-{number}"):
+            st.text(answer.text)
         st.space("stretch")
         with muted(f"voices-{number}"):
             st.text("\n".join(in_words(voice) for voice in answer.voices))

@@ -83,7 +83,7 @@ def test_an_item_shows_every_answer_once_with_everybody_who_gave_it(mara: Desk, 
     mara.ledger.add_labels([NewLabel(ids["parcel"], None, None, "person", again, "Please call the depot.")])
     item = item_of(mara, ids["parcel"])
     assert item.prompt == PROMPTS["parcel"]
-    assert [len(answer.voices) for answer in item.answers] == [1, 1, 2]
+    assert [len(answer.voices) for answer in item.answers] == [2, 1, 1], "what most stand by comes first"
     shown = {voice.name for answer in item.answers for voice in answer.voices}
     assert not shown & {"ines", "tom", "zoe"}, "names of people should not sway"
 
@@ -99,7 +99,12 @@ def test_functions_stand_by_the_class_they_voted_for(mara: Desk, ids: dict[str, 
         mara.ledger, mara.rules, lambda record: [("calls", "Please call the depot."), ("no", "REJECT")]
     )
     item = item_of(voting, ids["parcel"])
-    assert [voice.name for voice in item.answers[2].voices if voice.kind == "function"] == ["calls"]
+    assert [
+        voice.name
+        for answer in item.answers
+        for voice in answer.voices
+        if voice.kind == "function" and answer.text == "Please call the depot."
+    ] == ["calls"]
     assert ("no", "REJECT") in item.votes
 
 
@@ -338,7 +343,7 @@ def test_the_page_shows_prompt_answers_reasons_and_keys(root: Path, ids: dict[st
     assert not page.exception
     assert PROMPTS["parcel"] in texts(page)
     assert ANSWERS["parcel"] in texts(page)
-    assert "Disagreement: two people disagree: agreement 0.21, below 0.60" in texts(page)
+    assert "Two people disagree: agreement 0.21, below 0.60" in texts(page)
     shortcuts = {b.label: b.proto.shortcut for b in page.button}
     for name, key in KEYS.items():
         assert shortcuts[name.capitalize()] == key.lower()
@@ -369,7 +374,7 @@ def test_the_chosen_answer_is_the_one_that_is_accepted(root: Path, ids: dict[str
     third = [b for b in page.button if b.label == "Choose"][-1]
     page = third.click().run()
     press(page, "Accept")
-    assert mara.ledger.reviews()[0].body == "Please call the depot."
+    assert mara.ledger.reviews()[0].body == ANSWERS["parcel"], "a draft that nobody stands by comes last"
 
 
 def test_a_quarrel_shows_who_said_what_with_skill_and_time_and_is_decided_by_a_key(root: Path) -> None:
@@ -378,7 +383,7 @@ def test_a_quarrel_shows_who_said_what_with_skill_and_time_and_is_decided_by_a_k
     assert not page.exception
     shown = texts(page)
     assert QUARREL in shown
-    assert "Disagreement: people disagree: billing, customs" in shown
+    assert "People disagree: billing, customs" in shown
     (billing,), (customs,) = (
         [text for text in shown if word in text] for word in ("was shown “billing”", "saw no suggestion")
     )
@@ -391,10 +396,12 @@ def test_a_quarrel_shows_who_said_what_with_skill_and_time_and_is_decided_by_a_k
     assert "41 s" in kim
     assert function == "function mentions_the_border"
     assert float(re.search(r"skill (0\.\d+)", tom)[1]) < 0.95  # type: ignore[index]
+    assert shown.index(customs) < shown.index(billing), "the side that more skill speaks for comes first"
+    assert not any("Other votes" in text for text in shown), "the vote stands by its answer"
     page = press(page, "Choose")
     press(page, "Accept")
     with sitting(root, "mara") as at:
-        assert [(r.action, r.record, r.body) for r in at.ledger.reviews()] == [("accept", record, "customs")]
+        assert [(r.action, r.record, r.body) for r in at.ledger.reviews()] == [("accept", record, "billing")]
         assert at.queue()[0].state == "accept"
 
 
@@ -680,6 +687,7 @@ def press_key(page: Any, key: str, shows: str) -> None:
 
 
 def _keys(page: Any, at: Desk, ids: dict[str, str]) -> None:
+    second = item_of(at, ids["parcel"]).answers[1].text
     choose_second(page)
     press_key(page, "e", "Save")
     box = page.locator("textarea")
@@ -690,7 +698,7 @@ def _keys(page: Any, at: Desk, ids: dict[str, str]) -> None:
     assert at.ledger.reviews() == [], "letters typed into the box are letters"
     press_key(page, "Control+Enter", PROMPTS["refund"])
     assert at.ledger.reviews()[0].action == "edit"
-    assert at.ledger.reviews()[0].body == f"{SECOND} a x s u j k", "the second answer was chosen and edited"
+    assert at.ledger.reviews()[0].body == f"{second} a x s u j k", "the second answer was chosen and edited"
     page.get_by_role("button", name="Accept").dblclick()
     page.get_by_text(PROMPTS["customs"], exact=True).wait_for()
     page.wait_for_timeout(1000)
