@@ -26,7 +26,7 @@ from apps.review.desk import MAY, Desk, Entry, Item, open_desk, waiting
 from apps.review.page import KEYS, is_loopback
 from curation.errors import GateRefused, TilthError, UsageError
 from curation.ledger import NewLabel, Question, ReviewConflict
-from tests.apps.review_workspace import ANSWERS, PROMPTS, QUARREL, SECOND, build, quarrel
+from tests.apps.review_workspace import ANSWERS, PROMPTS, QUARREL, build, quarrel
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHROMIUM = Path("/usr/bin/chromium")
