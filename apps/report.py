@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
+from math import floor, log10
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +143,11 @@ def _y(value: float, top: float) -> float:
 
 def _axes(most: float, top: float) -> str:
     parts = []
-    for i in range(5):
-        value = top * i / 4
+    for value in ticks(top):
         y = _y(value, top)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>')
-    for i in range(5):
-        value = most * i / 4
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+    for value in ticks(most):
         parts.append(
             f'<text x="{_x(value, most):.1f}" y="{HEIGHT - 20}" text-anchor="middle">{value:.0f}</text>'
         )
@@ -156,6 +155,17 @@ def _axes(most: float, top: float) -> str:
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 2}" text-anchor="middle">labels</text>'
     )
     return "".join(parts)
+
+
+def ticks(most: float) -> list[float]:
+    """Round numbers from 0 to ``most``, four to nine of them: steps of 1, 2 or 5 times a power of ten.
+
+    >>> ticks(0.73), ticks(168)
+    ([0.0, 0.2, 0.4, 0.6], [0.0, 50.0, 100.0, 150.0])
+    """
+    unit = 10.0 ** floor(log10(most))
+    step = next(s for s in (5 * unit, 2 * unit, unit, unit / 2, unit / 5) if most / s >= 3)
+    return [round(i * step, 10) for i in range(int(most / step) + 1)]
 
 
 def _arm(name: str, points: Sequence[tuple[float, float, Sequence[float]]], most: float, top: float) -> str:
@@ -212,8 +222,8 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> str:
             number(r["metric"], r["metric_ci95"]),
             number(r["random_metric"], r["random_ci95"]),
             signed(r.get("difference")),
-            f"<code>{escape(r['snapshot'][:16])}</code>",
-            f"<code>{escape(r['adapter'][:16])}</code>",
+            f"<code>{escape(r['snapshot'][:12])}</code>",
+            f"<code>{escape(r['adapter'][:12])}</code>",
         )
         for r in rounds
     ]
@@ -249,7 +259,7 @@ def _gates(gates: Sequence[Mapping[str, Any]]) -> str:
         )
         for g in gates
     ]
-    return _section("Gates of the newest snapshot", table(("gate", "", ""), rows))
+    return _section("Gates of the newest snapshot", table(("gate", "answer", "because"), rows))
 
 
 def _functions(facts: Mapping[str, Any]) -> str:
@@ -261,11 +271,13 @@ def _functions(facts: Mapping[str, Any]) -> str:
         (
             f"<code>{escape(f['name'])}</code>",
             *(f"{f[name]:.1%}" for name in ("coverage", "overlap", "conflict")),
+            number(f.get("accuracy"), f.get("interval")),
         )
         for f in functions
     ]
+    header = ("function", "coverage", "overlap", "conflict", "accuracy on dev")
     note = f"Label model: {model.get('model', '-')} ({model.get('why', '')})"
-    return _section("Labeling functions", table(("function", "coverage", "overlap", "conflict"), rows), note)
+    return _section("Labeling functions", table(header, rows), note)
 
 
 def _next(commands: Sequence[str]) -> str:
@@ -286,7 +298,7 @@ h1 { font-size: 1.8rem; margin: 0 0 1rem; } h2 { font-size: 1.15rem; margin: 2.5
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; margin: 0; }
 .tiles div { border: 1px solid var(--line); border-radius: .5rem; padding: .75rem 1rem; }
 dt { color: var(--quiet); font-size: .875rem; } dd { margin: .15rem 0 0; font-size: 1.3rem; font-weight: 600; }
-dd small { display: block; }
+dd small { display: block; } small { white-space: nowrap; }
 table { border-collapse: collapse; width: 100%; font-size: .925rem; }
 th, td { text-align: left; padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; } td.n { text-align: right; font-variant-numeric: tabular-nums; } td.wide { width: 35%; }
