@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from apps.cli import main
 from curation import workspace
 from curation.assemble import compose, settle
 from curation.consensus import Consensus
@@ -189,3 +190,18 @@ def test_a_row_that_ignores_judgements_would_weigh_the_same(
     curate(desk)
     monkeypatch.setattr("curation.judging.weighed", lambda agreed, judged: [replace(c) for c in agreed])
     assert weights(desk)[record] == 1.0
+
+
+def test_the_command_tells_answers_people_and_sources(
+    desk: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = sorted(weights(desk))[0]
+    say(desk, "quality", record, texts(desk, record, "reference"), '{"kind":2,"true":1}', "p")
+    for words, code in ((["--name", "quality"], 0), ([], 2)):
+        with pytest.raises(SystemExit) as end:
+            main(["--workspace", str(desk.root), "question", "judged", *words])
+        assert end.value.code == code
+    told = capsys.readouterr()
+    assert "1 judgements of 1 answers" in told.out
+    assert "people grade it 1.5 of 5 (kind 2.0, true 1.0; 1 people)" in told.out
+    assert "asks for no grades" in told.err

@@ -377,3 +377,23 @@ def test_a_model_is_believed_as_far_as_it_foresaw_what_people_said_of_records_dr
         assert relabel.trust_in_model(opened, question, "files", (1,)) == 0.0, (
             "what it chose itself proves nothing"
         )
+
+
+def test_the_command_says_how_many_relabels_a_round_holds_and_why() -> None:
+    from apps.cli.people import rounds_text
+
+    waiting = {"round": 2, "labels": 9, "where": "tasks.csv", "relabels": 3}
+    told = rounds_text(
+        {"metric_name": None, "annotator": "files", "rounds": [], "seconds": 1.0, "waiting_for": waiting}
+    )
+    assert "3 records are asked about once more: another answer there is worth more" in told
+    plain = rounds_text(
+        {
+            "metric_name": None,
+            "annotator": "files",
+            "rounds": [],
+            "seconds": 1.0,
+            "waiting_for": {**waiting, "relabels": 0},
+        }
+    )
+    assert "once more" not in plain
