@@ -68,6 +68,11 @@ def answered(workspace: Workspace, question: Question) -> Answered:
     return Answered(list(said), np.array(belief).reshape(shape), list(said.values()), usual)
 
 
+def can_weigh(question: Question) -> bool:
+    """Whether answers to the question can be weighed against each other: there are classes to be right or wrong about."""
+    return question.kind == "class" and len(question.classes) > 1
+
+
 def mixed(
     workspace: Workspace,
     question: Question,
@@ -83,7 +88,7 @@ def mixed(
     ``scores`` are the model's of the pool, believed as far as ``trust`` (0: not at all, 1: fully). A question of free
     text, and a workspace that nobody has answered, keep the selection as it is.
     """
-    if question.kind != "class" or len(question.classes) < 2:
+    if not can_weigh(question):
         return selection
     known = answered(workspace, question)
     picked = [pick.record for pick in selection]
@@ -148,7 +153,10 @@ def trust_in_model(workspace: Workspace, question: Question, run: str, rounds: S
 
     The records of the control arm were drawn at random and had been predicted before anybody answered; the share of
     right predictions, with one right and one wrong added, is set against that of a guess (``(p - 1/k) / (1 - 1/k)``).
+    0 where there are no classes to predict.
     """
+    if not can_weigh(question):
+        return 0.0
     best = answered(workspace, question).best(question.classes)
     control = {
         (selection.round, item.record)

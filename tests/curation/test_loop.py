@@ -397,3 +397,13 @@ def test_the_command_says_how_many_relabels_a_round_holds_and_why() -> None:
         }
     )
     assert "once more" not in plain
+
+
+def test_a_round_of_free_text_chooses_new_records_only(tmp_path: Path) -> None:
+    rows = [{"id": row["id"], "prompt": row["prompt"]} for row in inquiries(120)]
+    folder = make(tmp_path / "w", rows, gold=False, **{'kind = "auto"': 'kind = "edit"'})
+    for number in (1, 2):
+        with open_workspace(folder, actor="ana") as opened:
+            shown = loop.preview(Run(opened, ToyLearner(opened), people.files(), "files"))
+            loop.choose(Run(opened, ToyLearner(opened), people.files(), f"files{number}"))
+        assert {p["arm"] for p in shown} == {"strategy", "control"}
