@@ -420,9 +420,9 @@ def _percent(values: np.ndarray, i: int) -> str:
 
 def _unsureness(state: _State) -> np.ndarray | None:
     """The mean rank of the two scores that every model gives, and of the pool's priority where it has one; a record
-    without any counts as the surest."""
-    usable = [state.signals[name] for name in ("nll", "least_confidence", PRIORITY)]
-    usable = [ranks(np.nan_to_num(signal, nan=-np.inf)) for signal in usable if not np.isnan(signal).all()]
+    without any counts as the surest. What is the same for all records tells nothing, and is no reason to give."""
+    told = [np.nan_to_num(state.signals[n], nan=-np.inf) for n in ("nll", "least_confidence", PRIORITY)]
+    usable = [ranks(signal) for signal in told if len(np.unique(signal)) > 1]
     return np.mean(usable, axis=0) if usable else None
 
 

@@ -516,3 +516,10 @@ def test_what_the_functions_leave_open_is_asked_first_where_the_model_is_equally
     assert share[0] > share[1]
     assert all("the functions and the model are less sure" in p.reason for p in found)
     assert not any("functions" in p.reason for p in without_it)
+
+
+def test_a_score_that_is_the_same_for_all_is_no_reason() -> None:
+    pool = pool_of(20)
+    flat = pa.array([0.5] * 20)
+    found = select(scores_of(pool, nll=flat, confidence=flat, margin=flat), pool, AcquisitionRule(batch=5))
+    assert not any("less sure" in picked.reason for picked in found)
