@@ -143,8 +143,7 @@ def select(
 ) -> Selection:
     """Choose the next batch from ``pool`` (``record``, ``prompt``; ``quality`` and ``priority`` in 0..1 where known).
 
-    ``scores`` is a table of SCORES by one adapter, with a column ``entropy`` for the strategy of that name,
-    or ``None``; ``priority`` is how much a person's answer is wanted whatever the model says, which ``hybrid`` weighs
+    ``scores`` is a table of SCORES by one adapter, or ``None``; ``priority`` is how much a person's answer is wanted whatever the model says, which ``hybrid`` weighs
     beside the model's doubt. ``exclude`` holds the records that must not be chosen, with a reason each where it is a
     mapping; those ``labelled`` or ``queued`` also count as covered when ``hybrid`` looks for something
     different. Scores that are missing or no numbers are not used: where none is left, ``hybrid`` takes

@@ -30,8 +30,13 @@ BATCH_TOKENS = 8192
 """How many tokens go through the model at once, padding and classes included."""
 
 MAX_NEW_TOKENS = 96
-TREE_NODES = 256
-_LOGITS = 1 << 24  # logits held at once, in numbers: 64 MB of float32
+TREE_NODES = 96
+"""How many nodes of a prefix tree go through the model at once. Every node is compared with all of its piece though it
+sees its ancestors alone, so small pieces waste less; far smaller ones share too few beginnings."""
+
+_LOGITS = (
+    1 << 22
+)  # logits held at once, in numbers: 16 MB of float32, which the allocator hands out again unzeroed
 
 Prompt = str | Sequence[Message]
 
@@ -130,8 +135,8 @@ def score_pool(
     """One row of SCORES per record of a VIEW, in order of first appearance.
 
     With ``classes`` the completion is the likeliest class, ``nll`` its nats per token, ``confidence`` and ``margin`` its
-    standing within the closed set. Without, the completion is the greedy answer and those two are null. A record whose
-    prompt leaves no room for an answer has null scores. An empty view gives an empty table.
+    standing within the closed set, ``entropy`` its doubt over it. Without, the completion is the greedy answer and those
+    three are null. A record whose prompt leaves no room for an answer has null scores. An empty view gives an empty table.
     """
     rows = dict(zip(view["record"].to_pylist(), view["messages"].to_pylist(), strict=True))
     if not rows:
@@ -177,10 +182,12 @@ def _class_rows(prompts: Prefill, tree: ClassTree) -> list[dict[str, Any]]:
     scores = ClassScores(tree.classes, class_logprobs(prompts, tree), tree.lengths)
     p, best = scores.probabilities, scores.best
     nll = -np.take_along_axis(scores.logprobs, best[:, None], axis=1)[:, 0] / scores.lengths[best]
-    columns = zip(nll, confidence(p), margin(p), best, strict=True)
+    columns = zip(
+        nll.tolist(), confidence(p).tolist(), margin(p).tolist(), entropy(p).tolist(), best, strict=True
+    )
     return [
-        {"nll": float(n), "confidence": float(c), "margin": float(m), "completion": tree.classes[b]}
-        for n, c, m, b in columns
+        {"nll": n, "confidence": c, "margin": m, "entropy": e, "completion": tree.classes[b]}
+        for n, c, m, e, b in columns
     ]
 
 
@@ -321,6 +328,11 @@ def _backbone(model: Any) -> Any:
 
 def log_softmax(model: Any, states: torch.Tensor) -> torch.Tensor:
     """Log-probabilities of the next token, in float32 whatever the model computes in: bfloat16 has three digits."""
+    return torch.log_softmax(_logits(model, states), dim=-1)
+
+
+def _logits(model: Any, states: torch.Tensor) -> torch.Tensor:
+    """What the model's own forward would give before the softmax, in float32."""
     causal = _causal(model)
     logits = causal.get_output_embeddings()(states).float()
     config = causal.config.get_text_config()
@@ -329,8 +341,7 @@ def log_softmax(model: Any, states: torch.Tensor) -> torch.Tensor:
     cap = getattr(config, "final_logit_softcapping", None)
     logits = logits if scale is None else logits * scale
     logits = logits if divisor is None else logits / divisor
-    logits = logits if cap is None else cap * torch.tanh(logits / cap)
-    return torch.log_softmax(logits, dim=-1)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 # ------------------------------------------------------------------------------------------- the answer
@@ -443,10 +454,14 @@ class ClassTree:
     def pieces(self) -> list[ClassTree]:
         """The tree cut into trees of at most :data:`TREE_NODES` nodes or one class each, in order."""
         groups: list[list[int]] = [[]]
+        held: set[int] = set()
         for c, path in enumerate(self.paths):
-            if groups[-1] and sum(len(self.paths[i]) for i in groups[-1]) + len(path) > TREE_NODES:
+            nodes = {node for node, _ in path if node}
+            if groups[-1] and len(held | nodes) > TREE_NODES:
                 groups.append([])
+                held = set()
             groups[-1].append(c)
+            held |= nodes
         return [self._only(group) for group in groups]
 
     def _only(self, group: Sequence[int]) -> ClassTree:
@@ -498,19 +513,25 @@ def _tree_states(prompts: Prefill, tree: ClassTree) -> torch.Tensor:
 
 
 def _path_sums(model: Any, states: torch.Tensor, tree: ClassTree) -> np.ndarray:
-    """Sum over each class's steps of log p(token | node), a few nodes at a time to bound the logits held."""
+    """Sum over each class's steps of log p(token | node), a few positions at a time to bound the logits held.
+
+    Of the log-softmax only the normaliser and the tokens that follow in the tree are computed.
+    """
+    rows, width, _ = states.shape
     steps = sorted({step for path in tree.paths for step in path})
     column = {step: i for i, step in enumerate(steps)}
     nodes = torch.tensor([node for node, _ in steps], device=states.device)
-    tokens = torch.tensor([token for _, token in steps], device=states.device)
-    values = torch.empty(len(states), len(steps), device=states.device)
-    vocabulary = _causal(model).get_output_embeddings().weight.shape[0]
-    size = max(1, _LOGITS // (len(states) * vocabulary))
-    for start in range(0, states.shape[1], size):
-        inside = ((nodes >= start) & (nodes < start + size)).nonzero()[:, 0]
-        logprobs = log_softmax(model, states[:, start : start + size])
-        values[:, inside] = logprobs[:, nodes[inside] - start, tokens[inside]]
-    table_of = values.double().cpu().numpy()
+    tokens = torch.tensor([token for _, token in steps], device=states.device).repeat(rows)
+    places = (torch.arange(rows, device=states.device)[:, None] * width + nodes).flatten()
+    ordered = places.cpu().numpy()
+    values = torch.empty(len(places), device=states.device)
+    size = max(1, _LOGITS // _causal(model).get_output_embeddings().weight.shape[0])
+    for start in range(0, rows * width, size):
+        first, last = np.searchsorted(ordered, [start, start + size])
+        logits = _logits(model, states.flatten(0, 1)[start : start + size])
+        here = places[first:last] - start
+        values[first:last] = logits[here, tokens[first:last]] - logits.logsumexp(dim=-1)[here]
+    table_of = values.view(rows, len(steps)).double().cpu().numpy()
     return np.stack([table_of[:, [column[s] for s in path]].sum(axis=1) for path in tree.paths], axis=1)
 
 

@@ -88,6 +88,7 @@ class ToyLearner:
                     "nll": float(-np.log(p[best])),
                     "confidence": float(p[best]),
                     "margin": float(np.sort(p)[-1] - (np.sort(p)[-2] if len(p) > 1 else 0)),
+                    "entropy": float(-(p * np.log(p)).sum()),
                     "completion": classes[best] if adapter and classes else None,
                     "embedding": _embedding(prompt),
                 }

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from curation import records
+from curation.acquisition import AcquisitionRule, select
 from curation.errors import UsageError
 from tests.training.conftest import rows
 from training import score as scoring
@@ -103,7 +104,7 @@ def test_scores_do_not_depend_on_who_shares_the_batch(loaded, classes):
     together = score_pool(loaded, view(PROMPTS), classes=classes, max_new_tokens=8)
     alone = score_pool(loaded, view(PROMPTS), classes=classes, max_new_tokens=8, batch_tokens=1)
     assert together["completion"].to_pylist() == alone["completion"].to_pylist()
-    for name in ("nll", *(("confidence", "margin") if classes else ())):
+    for name in ("nll", *(("confidence", "margin", "entropy") if classes else ())):
         assert np.allclose(together[name].to_numpy(), alone[name].to_numpy(), atol=1e-4)
     assert np.allclose(together["embedding"].to_pylist(), alone["embedding"].to_pylist(), atol=1e-4)
 
@@ -171,6 +172,16 @@ def test_messages_and_texts_are_both_prompts(loaded):
 # ----------------------------------------------------------------------------------------------- edges
 
 
+def test_a_pool_is_asked_by_the_entropy_over_its_classes(loaded):
+    pool = view(PROMPTS)
+    scores = score_pool(loaded, pool, classes=CLASSES, embeddings=False)
+    expected = scoring.entropy(score_classes(loaded, PROMPTS, CLASSES).probabilities)
+    assert scores["entropy"].to_numpy() == pytest.approx(expected, abs=1e-4)
+    chosen = select(scores, pool, AcquisitionRule("entropy", batch=1, control_share=0.0, blind_share=0.0))
+    assert [picked.record for picked in chosen.picked] == [f"r{expected.argmax()}"]
+    assert score_pool(loaded, pool, max_new_tokens=2)["entropy"].null_count == len(PROMPTS)
+
+
 def test_a_pool_gives_one_row_per_record_with_the_view_it_saw(loaded):
     doubled = records.table([*view(["q"]).to_pylist(), *view(["q"]).to_pylist()], records.VIEW)  # type: ignore[attr-defined]
     found = score_pool(loaded, doubled, classes=CLASSES)
@@ -193,8 +204,8 @@ def test_a_prompt_that_does_not_fit_gets_no_score(loaded):
     found = score_pool(loaded, view(["q", "word " * 400]), classes=CLASSES)
     assert found["nll"].to_pylist()[0] is not None
     assert found.to_pylist()[1] | {"view": ""} == {
-        "record": "r1", "view": "", "nll": None, "confidence": None, "margin": None, "completion": None,
-        "embedding": None,
+        "record": "r1", "view": "", "nll": None, "confidence": None, "margin": None, "entropy": None,
+        "completion": None, "embedding": None,
     }  # fmt: skip
 
 
