@@ -1,12 +1,14 @@
 """How fast the trainer and the scorer are, beside what they replace, in one run.
 
-    python -m tests.bench.train [training|where|scoring] [--base DIR] [--rows 600] [--steps 12] [--repeat 3] [--threads 1]
+    python -m tests.bench.train [training|curves|where|scoring] [--base DIR] [--rows 600] [--steps 12] [--repeat 3]
 
 `training`: our loop against trl's ``SFTTrainer``, same rows, base, adapter, rows per update and number of updates: tokens
 that are not padding per CPU second, and the validation loss that came of it. trl is taken twice: as it comes, and with
-gradient checkpointing off and in float32, which is what our loop does on a small model on a CPU. `where`: what trl's
-step spends its time on. `scoring`: a pool over a closed set of answers, as a prefix tree after cached prompts, one call
-at a time, and batched without a cache.
+gradient checkpointing off and in float32, which is what our loop does on a small model on a CPU. `curves`: trl is given
+our updates, row for row, from the same first weights, so that the loss of every update can be compared. `where`: what
+trl's step spends its time on. `scoring`: a pool over a closed set of answers, as a prefix tree after cached prompts, one
+call at a time (with the head on the answer's tokens alone, and as the model's own forward gives it), and batched without
+a cache.
 
 Rows are E2E and GSM8K from the real data beside the project where that is (``$TILTH_DATA``), and made-up sentences of
 the same lengths where it is not. CPU seconds, since other work on the machine then counts least; the sides take turns,
@@ -23,7 +25,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +35,13 @@ import torch
 from curation.records import user_message
 from training import loss
 from training.batches import pad
-from training.examples import encode, prompt_ids
+from training.examples import encode, plain_ids, prompt_ids
 from training.fit import Task, fit
-from training.model import TinyRule, attach, load_base, make_tiny_base, open_model, resolve_base
+from training.model import BUNDLED, attach, load_base, open_model, resolve_base
 from training.recipe import Recipe
 from training.rows import encode_rows, split_rows
 from training.score import BATCH_TOKENS, log_softmax, plain_class_logprobs, score_classes
 
-SHAPE = TinyRule(vocab=4096, hidden=160, layers=5, heads=5)  # 2.2 million parameters
 LR = 2e-3
 LONGEST = 1024
 WORDS = ("card", "payment", "transfer", "account", "balance", "refund", "cash", "fee", "limit", "rate", "pin")
@@ -87,34 +88,57 @@ def some(rows: Rows, count: int) -> tuple[Rows, Rows]:
 # ------------------------------------------------------------------------------------------- training
 
 
-def ours(rows: Rows, base: Path, steps: int, batch: int, packing: bool = False) -> dict[str, Any]:
-    """Our loop: speed, and the trained model to measure."""
+def ours(rows: Rows, base: str, steps: int, batch: int, seed: int = 0) -> dict[str, Any]:
+    """Our loop: speed, the loss of every update, which rows each held, and the trained model to measure."""
     model, tokenizer = load_base(resolve_base(base), device="cpu")
-    recipe = Recipe(lr=LR, schedule="constant", warmup=0.0, max_steps=steps, batch=batch, max_length=LONGEST)
-    torch.manual_seed(0)
+    recipe = Recipe(
+        lr=LR, schedule="constant", warmup=0.0, max_steps=steps, batch=batch, max_length=LONGEST, seed=seed
+    )
+    torch.manual_seed(seed)
     model = attach(model, recipe)
     lesson = encode_rows(split_rows(rows, None), tokenizer, LONGEST, "lora")
+    losses: list[float] = []
+    task = Task(lesson, (), recipe, tokenizer.pad_token_id, watch=lambda told: losses.append(told["loss"]))
     cpu, wall = time.process_time(), time.monotonic()
-    state = fit(model, Task(lesson, (), recipe, tokenizer.pad_token_id, packing=packing))
-    return _speed(state.tokens, cpu, wall) | {"model": model}
+    state = fit(model, task)
+    speed = _speed(state.tokens, cpu, wall)
+    order = [i for step in range(steps) for i in task.updates.at(step)]
+    return speed | {"model": model, "losses": losses, "order": order}
 
 
-def theirs(rows: Rows, base: Path, steps: int, batch: int, **settings: Any) -> dict[str, Any]:
+def theirs(rows: Rows, base: str, steps: int, batch: int, **settings: Any) -> dict[str, Any]:
     """trl, prompt and completion given as text."""
     trainer = _trl(rows, base, steps, batch, **settings)
     cpu, wall = time.process_time(), time.monotonic()
     trainer.train()
-    return _speed(trainer._total_train_tokens, cpu, wall) | {"model": trainer.model}
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return _speed(trainer._total_train_tokens, cpu, wall) | {"model": trainer.model, "losses": losses}
 
 
-def _trl(rows: Rows, base: Path, steps: int, batch: int, **settings: Any) -> Any:
+def _trl(
+    rows: Rows,
+    base: str,
+    steps: int,
+    batch: int,
+    order: Iterable[int] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Any:
+    """trl's trainer on the rows in its own order, or in the one that is given."""
     import datasets
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
     datasets.disable_progress_bars()
+
+    class Ordered(SFTTrainer):
+        """Takes the rows in the order given, where one is given."""
+
+        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+            return list(order) if order is not None else super()._get_train_sampler(*args, **kwargs)
+
     model, tokenizer = load_base(resolve_base(base), device="cpu")
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     made = SFTConfig(
         output_dir=tempfile.gettempdir(),
         max_steps=steps,
@@ -128,7 +152,7 @@ def _trl(rows: Rows, base: Path, steps: int, batch: int, **settings: Any) -> Any
         **settings,
     )
     spaced = [{"prompt": row["prompt"] + "\n", "completion": row["completion"]} for row in rows]
-    trainer = SFTTrainer(
+    trainer = Ordered(
         model=attach(model, Recipe()),
         args=made,
         train_dataset=datasets.Dataset.from_list(spaced),
@@ -145,14 +169,17 @@ def _speed(tokens: int, cpu: float, wall: float) -> dict[str, Any]:
     }
 
 
+PLAIN = {"gradient_checkpointing": False, "bf16": False}
+"""What our loop does on a small model on a CPU."""
+
 SIDES: dict[str, Callable[..., dict[str, Any]]] = {
     "trl_defaults": theirs,
-    "trl_same_settings": lambda *a: theirs(*a, gradient_checkpointing=False, bf16=False),
+    "trl_same_settings": lambda *a: theirs(*a, **PLAIN),
     "ours": ours,
 }
 
 
-def training(base: Path, count: int, steps: int, batch: int, repeat: int) -> dict[str, Any]:
+def training(base: str, count: int, steps: int, batch: int, repeat: int) -> dict[str, Any]:
     """Every side on both mixes, in turn; ratios within each turn."""
     report = {}
     for name, source in (("e2e", e2e), ("gsm8k", gsm8k)):
@@ -173,20 +200,48 @@ def training(base: Path, count: int, steps: int, batch: int, repeat: int) -> dic
     return report
 
 
-def validation(model: Any, held: Rows, base: Path) -> float:
+def curves(base: str, steps: int, batch: int, seeds: int) -> dict[str, Any]:
+    """The loss of every update by both loops, given the same rows in the same updates from the same first weights."""
+    report = {}
+    for name, source in (("e2e", e2e), ("gsm8k", gsm8k)):
+        rows, held = some(source(), steps * batch)
+        runs = []
+        for seed in range(seeds):
+            one = ours(rows, base, steps, batch, seed)
+            two = theirs(rows, base, steps, batch, order=one["order"], seed=seed, logging_steps=1, **PLAIN)
+            apart = np.abs(np.subtract(one["losses"], two["losses"]))
+            measured = [validation(side["model"], held, base) for side in (one, two)]
+            runs.append(
+                {
+                    "seed": seed,
+                    "first_loss": one["losses"][0],
+                    "last_ten": [float(np.mean(side["losses"][-10:])) for side in (one, two)],
+                    "largest_difference": float(apart.max()),
+                    "eval_loss": measured,
+                }
+            )
+        report[name] = {
+            "updates": steps,
+            "runs": runs,
+            "eval_loss_ours_less_trl": spread([r["eval_loss"][0] - r["eval_loss"][1] for r in runs], 5),
+        }
+    return report
+
+
+def validation(model: Any, held: Rows, base: str) -> float:
     """Nats per token of held-out answers, measured alike for every side."""
     _, tokenizer = load_base(resolve_base(base), device="cpu")
     lesson = encode_rows(split_rows(held, None), tokenizer, LONGEST, "lora")
     return loss.mean_loss(model, lesson.rows, tokenizer.pad_token_id)
 
 
-def where(base: Path, count: int, batch: int) -> dict[str, Any]:
+def where(base: str, count: int, batch: int) -> dict[str, Any]:
     """What trl's updates spend their CPU time on: functions of Python, by their own and by their total time."""
     import cProfile
     import pstats
 
     rows, _ = some(e2e(), count)
-    trainer = _trl(rows, base, 4, batch, gradient_checkpointing=False, bf16=False)
+    trainer = _trl(rows, base, 4, batch, **PLAIN)
     profile = cProfile.Profile()
     profile.runcall(trainer.train)
     table = pstats.Stats(profile).stats  # type: ignore[attr-defined]
@@ -242,7 +297,20 @@ def batched_without_cache(loaded: Any, prompts: Sequence[str], classes: Sequence
     return sums.reshape(len(prompts), len(classes))
 
 
-def scoring(base: Path, pool: int, few: int, repeat: int) -> dict[str, Any]:
+@torch.no_grad()
+def forward_calls(loaded: Any, prompt: Sequence[int], classes: Sequence[str]) -> np.ndarray:
+    """Every class by a call of the model's own forward, whose logits are those of every token: the usual loop."""
+    found = []
+    for name in classes:
+        answer = [*plain_ids(name, loaded.tokenizer), loaded.tokenizer.eos_token_id]
+        ids = torch.tensor([[*prompt, *answer]])
+        logprobs = torch.log_softmax(loaded.model(input_ids=ids).logits[0, :-1].float(), dim=-1)
+        asked = logprobs[len(prompt) - 1 :].gather(1, ids[0, len(prompt) :, None])
+        found.append(float(asked.double().sum()))
+    return np.array(found)
+
+
+def scoring(base: str, pool: int, few: int, repeat: int) -> dict[str, Any]:
     """Prompts per CPU second, three ways, and how far they differ in nats.
 
     The slow ways get ``few`` prompts drawn from the pool, since their rate does not depend on how many there are.
@@ -251,37 +319,32 @@ def scoring(base: Path, pool: int, few: int, repeat: int) -> dict[str, Any]:
     questions, classes = banking()
     rng = random.Random(1)
     asked = [questions[i % len(questions)] for i in range(pool)]
-    found: dict[str, list[float]] = {"tree": [], "batched_without_cache": [], "single_calls": []}
+    found: dict[str, list[float]] = {name: [] for name in ("tree", "batched", "single", "forward")}
     apart = 0.0
     for _ in range(repeat):
         drawn = rng.sample(range(len(asked)), few)
         subset = [asked[i] for i in drawn]
-        cpu = time.process_time()
-        tree = score_classes(loaded, asked, classes).logprobs
-        found["tree"].append(len(asked) / (time.process_time() - cpu))
-        cpu = time.process_time()
-        batched = batched_without_cache(loaded, subset, classes)
-        found["batched_without_cache"].append(len(subset) / (time.process_time() - cpu))
-        cpu = time.process_time()
-        singles = subset[: max(2, few // 8)]
-        single = np.array(
-            [
-                plain_class_logprobs(loaded, prompt_ids(user_message(p), loaded.tokenizer), classes)
-                for p in singles
-            ]
-        )
-        found["single_calls"].append(len(singles) / (time.process_time() - cpu))
-        apart = max(
-            apart,
-            float(np.abs(batched - tree[drawn]).max()),
-            float(np.abs(single - tree[drawn[: len(singles)]]).max()),
-        )
+        singles = [prompt_ids(user_message(p), loaded.tokenizer) for p in subset[: max(2, few // 4)]]
+        ways: dict[str, tuple[int, Callable[[], np.ndarray]]] = {
+            "single": (len(singles), lambda s=singles: [plain_class_logprobs(loaded, p, classes) for p in s]),
+            "tree": (len(asked), lambda: score_classes(loaded, asked, classes).logprobs),
+            "forward": (len(singles), lambda s=singles: [forward_calls(loaded, p, classes) for p in s]),
+            "batched": (few, lambda s=subset: batched_without_cache(loaded, s, classes)),
+        }
+        given = {}
+        for name, (count, way) in ways.items():
+            cpu = time.process_time()
+            given[name] = np.array(way())
+            found[name].append(count / (time.process_time() - cpu))
+        tree = given.pop("tree")[drawn]
+        apart = max(apart, *(float(np.abs(other - tree[: len(other)]).max()) for other in given.values()))
     return {
         "pool": pool,
         "classes": len(classes),
         "prompts_per_cpu_second": {name: spread(values) for name, values in found.items()},
-        "times_single_calls": ratio(found["tree"], found["single_calls"]),
-        "times_batched_without_cache": ratio(found["tree"], found["batched_without_cache"]),
+        "times_single_calls": ratio(found["tree"], found["single"]),
+        "times_single_forwards": ratio(found["tree"], found["forward"]),
+        "times_batched_without_cache": ratio(found["tree"], found["batched"]),
         "largest_difference_nats": apart,
     }
 
@@ -289,12 +352,12 @@ def scoring(base: Path, pool: int, few: int, repeat: int) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- common
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
     """The median with the lowest and the highest."""
     return {
-        "median": round(statistics.median(values), 3),
-        "low": round(min(values), 3),
-        "high": round(max(values), 3),
+        "median": round(statistics.median(values), digits),
+        "low": round(min(values), digits),
+        "high": round(max(values), digits),
     }
 
 
@@ -308,29 +371,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="?", choices=("all", "training", "where", "scoring"), default="all")
-    parser.add_argument("--base", type=Path, help="A base directory; by default one of 2.2 M is made.")
+    parser.add_argument(
+        "what", nargs="?", choices=("all", "training", "curves", "where", "scoring"), default="all"
+    )
+    parser.add_argument("--base", default=BUNDLED)
     parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--pool", type=int, default=1000)
     parser.add_argument("--few", type=int, default=16)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=3, help="Turns; seeds of the curves.")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as work:
-        base = options.base or Path(work) / "base"
-        if options.base is None:
-            texts = [f"{r['prompt']} {r['completion']}" for source in (e2e, gsm8k) for r in source()[:1500]]
-            make_tiny_base([*texts, *banking()[0][:1500]], base, steps=5, rule=SHAPE)
-        report: dict[str, Any] = {"threads": options.threads, "real_data": data().is_dir()}
-        if options.what in ("all", "training"):
-            report["training"] = training(base, options.rows, options.steps, options.batch, options.repeat)
-        if options.what == "where":
-            report["where"] = where(base, options.rows, options.batch)
-        if options.what in ("all", "scoring"):
-            report["scoring"] = scoring(base, options.pool, options.few, options.repeat)
+    base, batch = options.base, options.batch
+    report: dict[str, Any] = {"threads": options.threads, "real_data": data().is_dir()}
+    if options.what in ("all", "training"):
+        report["training"] = training(base, options.rows, options.steps, batch, options.repeat)
+    if options.what in ("all", "curves"):
+        report["curves"] = curves(base, options.steps, batch, options.repeat)
+    if options.what == "where":
+        report["where"] = where(base, options.rows, batch)
+    if options.what in ("all", "scoring"):
+        report["scoring"] = scoring(base, options.pool, options.few, options.repeat)
     print(json.dumps(report, indent=2))
 
 
