@@ -121,7 +121,7 @@ class LocalLearner:
 
     def _model(self, adapter: str | None, base: str) -> Any:
         """An opened model; each stays open for the run, since opening costs more than a small pool."""
-        from training.model import open_model
+        from training.adapters import open_model
 
         where = str(self.folder(adapter)) if adapter else self._reference(base)
         if where not in self._loaded:

@@ -18,7 +18,6 @@ import torch
 from curation.errors import UsageError
 from curation.records import canonical_json, digest
 from training.examples import SEPARATOR
-from training.model import train_tokenizer
 from training.sources import Piece, Practice, Source, held_out, practise, source_of, word_rarity, words_of
 
 RECIPE = Path(__file__).with_name("bundled.toml")
@@ -97,6 +96,8 @@ def read_recipe(path: Path) -> BaseRecipe:
 
 # ---------------------------------------------------------------------------------------------- the text
 
+PAD, BOS, EOS = "<|pad|>", "<|begin|>", "<|end|>"
+
 
 @dataclass(frozen=True)
 class Lessons:
@@ -159,6 +160,30 @@ def make_tokenizer(recipe: BaseRecipe, pieces: Mapping[str, Sequence[Piece]], sa
             if left < 0:
                 break
     return train_tokenizer(texts, recipe.shape.vocab)
+
+
+def train_tokenizer(texts: Sequence[str], vocab: int) -> Any:
+    """A byte-level BPE vocabulary of at most ``vocab`` tokens, with padding, beginning and end of its own.
+
+    Any text can be encoded, since every byte is a token. The beginning is put before each text.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    learner = trainers.BpeTrainer(
+        vocab_size=vocab,
+        min_frequency=2,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, learner)
+    begin = bpe.token_to_id(BOS)
+    bpe.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, begin)])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=PAD, bos_token=BOS, eos_token=EOS)
 
 
 def prepare(recipe: BaseRecipe, pieces: Mapping[str, Sequence[Piece]], tokenizer: Any) -> Lessons:

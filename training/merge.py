@@ -19,9 +19,10 @@ import torch
 from curation.errors import GateRefused, UsageError
 from curation.records import Message, user_message
 from training import registry
+from training.adapters import Loaded, load_unmerged
 from training.examples import prompt_ids
 from training.loss import causal_of
-from training.model import Loaded, load_base, load_unmerged, quiet, resolve_base
+from training.model import load_base, quiet, resolve_base
 from training.score import log_softmax
 
 APART = {torch.float32: 1e-3, torch.bfloat16: 0.1}

@@ -23,8 +23,8 @@ import torch
 
 from curation.errors import UsageError
 from curation.records import SCORES, Message, canonical_json, digest, table, user_message
+from training.adapters import Loaded, open_model
 from training.examples import plain_ids, prompt_ids
-from training.model import Loaded, open_model
 
 BATCH_TOKENS = 8192
 """How many tokens go through the model at once, padding and classes included."""

@@ -27,20 +27,11 @@ from curation import snapshot
 from curation.errors import TilthError, UsageError
 from curation.records import canonical_json, digest
 from training import card, guards, memory, preferences, registry, tracking
+from training.adapters import attach, resume
 from training.checkpoint import Keeper, place_of, workplace
 from training.fit import Diverged, State, Task, Watch, fit
 from training.loss import mean_loss
-from training.model import (
-    Base,
-    Progress,
-    attach,
-    load_base,
-    load_tokenizer,
-    out_of_memory,
-    quiet,
-    resolve_base,
-    resume,
-)
+from training.model import Base, Progress, load_base, load_tokenizer, out_of_memory, quiet, resolve_base
 from training.peers import Peers, join
 from training.recipe import Recipe
 from training.rows import Example, Lesson, answer_tokens, encode_rows, level_weights, rows_digest, split_rows

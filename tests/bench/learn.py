@@ -25,7 +25,7 @@ import torch
 
 from tests.bench.train import data
 from training import evaluate, preferences
-from training.model import load_unmerged
+from training.adapters import load_unmerged
 from training.recipe import Recipe
 from training.rows import split_rows
 from training.score import predict

@@ -34,10 +34,11 @@ import torch
 
 from curation.records import user_message
 from training import loss
+from training.adapters import attach, open_model
 from training.batches import pad
 from training.examples import encode, plain_ids, prompt_ids
 from training.fit import Task, fit
-from training.model import BUNDLED, attach, load_base, open_model, resolve_base
+from training.model import BUNDLED, load_base, resolve_base
 from training.recipe import Recipe
 from training.rows import encode_rows, split_rows
 from training.score import BATCH_TOKENS, log_softmax, plain_class_logprobs, score_classes

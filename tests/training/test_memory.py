@@ -10,8 +10,9 @@ import torch
 from curation.errors import IntegrityError, UsageError
 from tests.training.conftest import rows
 from training import memory
+from training.adapters import attach
 from training.memory import estimate, fit_in, parameters, weight_shapes
-from training.model import attach, load_base, resolve_base
+from training.model import load_base, resolve_base
 from training.recipe import Recipe
 from training.train import train
 

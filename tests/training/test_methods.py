@@ -15,9 +15,10 @@ from curation import records
 from curation.errors import GateRefused, IntegrityError, UsageError
 from tests.training.conftest import rows
 from training import fit, preferences, registry, search
+from training.adapters import attach, load_adapter
 from training.examples import UnfitExample, encode_pair
 from training.loss import mean_loss
-from training.model import attach, load_adapter, load_base
+from training.model import load_base
 from training.recipe import Recipe, check_rate, usual_rate
 from training.rows import encode_rows, split_rows
 from training.train import TrainResult, train

@@ -14,18 +14,11 @@ import pytest
 import torch
 
 from curation.errors import IntegrityError, UsageError
-from tests.training.conftest import SMALL, rows
+from tests.training.conftest import rows, tiny_base
 from training import memory, registry
-from training.model import (
-    attach,
-    load_adapter,
-    load_base,
-    load_tokenizer,
-    make_tiny_base,
-    open_model,
-    resolve_base,
-    train_tokenizer,
-)
+from training.adapters import attach, load_adapter, open_model
+from training.lessons import train_tokenizer
+from training.model import load_base, load_tokenizer, resolve_base
 from training.train import Recipe, train
 
 QUICK = Recipe(rank=4, alpha=8, max_steps=2, max_length=64, lr=1e-3)
@@ -63,31 +56,15 @@ def edit(path: Path, **changes: object) -> None:
 # ---------------------------------------------------------------------------------------------- bases
 
 
-def test_the_same_texts_steps_and_seed_make_the_same_base(tmp_path):
+def test_the_same_texts_and_steps_make_the_same_base(tmp_path):
     texts = [row["prompt"] for row in rows(60)]
-    one = make_tiny_base(texts, tmp_path / "a", steps=4, rule=SMALL)
-    two = make_tiny_base(texts, tmp_path / "b", steps=4, rule=SMALL)
-    assert one["files"] == two["files"]
-    assert one["digest"] == two["digest"]
+    one, two = (registry.read(tiny_base(texts, tmp_path / name, steps=4)) for name in "ab")
     assert one["metrics"]["steps"] == 4
+    assert one["files"]["model.safetensors"] == two["files"]["model.safetensors"]
+    assert one["files"]["tokenizer.json"] == two["files"]["tokenizer.json"]
 
 
-def test_a_tiny_base_stops_by_the_clock_and_tells_how_far_it_is(tmp_path):
-    told = []
-    made = make_tiny_base(
-        ["some words here"] * 50, tmp_path / "a", seconds=1.0, rule=SMALL, progress=told.append
-    )
-    assert made["metrics"]["steps"] > 0
-    assert all(state["steps"] is None and state["loss"] > 0 for state in told)
-
-
-def test_a_base_of_no_text_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="no text"):
-        make_tiny_base(["", "  "], tmp_path / "a", steps=1)
-    assert not (tmp_path / "a").exists()
-
-
-def test_a_tiny_base_has_three_different_control_tokens_and_encodes_anything(tokenizer):
+def test_a_base_has_three_different_control_tokens_and_encodes_anything(tokenizer):
     assert len({tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}) == 3
     text = "Zürich 東京 \x00 🙂"
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
@@ -247,7 +224,7 @@ def test_an_adapter_with_a_pickle_beside_it_is_refused_and_the_pickle_is_not_run
 
 def test_an_adapter_for_another_base_is_refused(copied, tmp_path):
     other = tmp_path / "other"
-    make_tiny_base(["quite other words"] * 50, other, steps=1, rule=SMALL)
+    tiny_base(["quite other words"] * 50, other, steps=1)
     with pytest.raises(IntegrityError, match="not the one that the adapter was trained on"):
         load_adapter(copied, base=other)
 

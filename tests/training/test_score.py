@@ -10,8 +10,8 @@ from curation.acquisition import AcquisitionRule, select
 from curation.errors import UsageError
 from tests.training.conftest import rows
 from training import score as scoring
+from training.adapters import Loaded, open_model
 from training.examples import plain_ids, prompt_ids
-from training.model import Loaded, open_model
 from training.score import ClassTree, Prefill, generate, predict, score_classes, score_pool
 
 CLASSES = ["card_help", "card_lost", "card", "refund_help", "transfer_pending", "x"]

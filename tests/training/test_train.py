@@ -106,7 +106,7 @@ def test_a_table_is_learned_by_its_train_split_and_measured_on_its_validation_sp
 
 
 def test_full_training_gives_a_whole_model(base, tmp_path):
-    from training.model import load_adapter
+    from training.adapters import load_adapter
 
     made = loss_of(base, tmp_path / "a", dataclasses.replace(QUICK, method="full"))
     assert registry.verify(made.adapter)["kind"] == "model"
