@@ -434,17 +434,25 @@ def _snapshot_rows(session: Session, wanted: str) -> tuple[pa.Table, str, dict[s
 
 
 def _pairs(path: Path) -> list[dict[str, Any]]:
-    """Preference rows of a file: prompt or messages, chosen, rejected. Raises :class:`UsageError` with the first bad line."""
+    """Preference rows of a file: prompt or messages, chosen, rejected; or the two whole transcripts as chosen and rejected.
+
+    Raises :class:`UsageError` with the first bad line.
+    """
     from curation import formats
 
     rows = []
     for i, (_, row) in enumerate(formats.read_objects(path)):
-        if not all(isinstance(row.get(name), str) and row[name].strip() for name in ("chosen", "rejected")):
+        if not all(_said(row.get(name)) for name in ("chosen", "rejected")):
             raise UsageError(
-                "a preference has prompt, chosen and rejected, as text", where=f"{path}: row {i}"
+                "a preference has prompt, chosen and rejected, as text; or chosen and rejected as transcripts",
+                where=f"{path}: row {i}",
             )
         rows.append({name: row.get(name) for name in _PAIR})
     return rows
+
+
+def _said(answer: Any) -> bool:
+    return isinstance(answer, list) or (isinstance(answer, str) and bool(answer.strip()))
 
 
 _PAIR = ("prompt", "messages", "passages", "weight", "task", "chosen", "rejected")

@@ -125,7 +125,9 @@ class TrainSection:
 class AcquisitionSection:
     """Which records people are asked next. A share of every batch is drawn at random, so that savings can be shown."""
 
-    strategy: str = _one_of("random", "nll", "least_confidence", "hybrid", default="hybrid")
+    strategy: str = _one_of(
+        "random", "nll", "least_confidence", "margin", "entropy", "hybrid", default="hybrid"
+    )
     batch: int = _between(1, 1_000_000, 50)
     control_share: float = _between(0, 1, 0.2)
     blind_share: float = _between(0, 1, 0.1)
@@ -363,7 +365,7 @@ method = "lora"                     # lora | dora | adalora | qlora | int8 | ful
 rank = 16
 
 [acquisition]
-strategy = "hybrid"                 # hybrid | nll | least_confidence | random
+strategy = "hybrid"                 # hybrid | nll | least_confidence | margin | entropy | random
 batch = 50                          # records per round
 control_share = 0.2                 # drawn at random, to measure what the strategy saves
 blind_share = 0.1                   # shown without a suggestion, to measure anchoring

@@ -37,6 +37,9 @@ def encode_pairs(
     check_tokenizer(tokenizer)
     made, refused = [], []
     for i, row in enumerate(rows):
+        if row.fault:
+            refused.append((i, row.fault))
+            continue
         if row.rejected is None:
             raise UsageError(
                 "a preference has prompt, chosen and rejected", where=f"row {i}", next="Complete it"

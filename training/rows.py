@@ -25,17 +25,22 @@ from training.examples import (
     encode_text,
     with_passages,
 )
+from training.transcripts import compared
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row to learn from; for preferences ``rejected`` is the answer that ``completion`` was preferred to."""
+    """One row to learn from; for preferences ``rejected`` is the answer that ``completion`` was preferred to.
+
+    ``fault`` says why a row cannot be learned, where that is known before it is encoded.
+    """
 
     messages: Sequence[Message]
     completion: str
     weight: float = 1.0
     task: str = ""
     rejected: str | None = None
+    fault: str | None = None
 
 
 @dataclass
@@ -76,6 +81,8 @@ def _example(index: int, row: Mapping[str, Any]) -> Example:
     messages, prompt = row.get("messages"), row.get("prompt")
     if not messages and isinstance(prompt, str):
         messages = user_message(prompt)
+    if not messages and row.get("chosen") and row.get("rejected"):
+        return _compared(row, weight, task)
     completion = row.get("chosen") if row.get("rejected") is not None else row.get("completion")
     if not messages or not isinstance(completion, str):
         raise UsageError(
@@ -86,6 +93,15 @@ def _example(index: int, row: Mapping[str, Any]) -> Example:
     return Example(
         with_passages(messages, row.get("passages")), completion, weight, task, row.get("rejected")
     )
+
+
+def _compared(row: Mapping[str, Any], weight: float, task: str) -> Example:
+    """A preference between whole transcripts; published sets hold a few whose beginnings differ."""
+    try:
+        messages, chosen, rejected = compared(row["chosen"], row["rejected"])
+    except UsageError as error:
+        return Example((), "", weight, task, fault=error.what)
+    return Example(with_passages(messages, row.get("passages")), chosen, weight, task, rejected)
 
 
 def encode_rows(rows: Sequence[Example], tokenizer: Any, max_length: int, method: str) -> Lesson:
@@ -120,6 +136,8 @@ def _add(lesson: Lesson, place: dict[tuple[tuple[int, ...], int], int], one: Enc
 
 
 def _encode(row: Example, tokenizer: Any, max_length: int, method: str) -> list[Encoded]:
+    if row.fault:
+        raise UnfitExample(row.fault)
     if method == "adapt" or not row.messages:
         text = "\n".join([*(m["content"] for m in row.messages), row.completion])
         return encode_text(text, tokenizer, max_length)

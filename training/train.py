@@ -317,6 +317,7 @@ def _prefer(
 ) -> State:
     if run.peers.world > 1 or folder is None:
         raise UsageError("preferences are learned in one process", next="Start it without accelerate launch")
+    run.say("preferences are learned without checkpoints: a run that is stopped begins again")
     state, measured = preferences.prefer(
         model, tokenizer, run.pairs, run.recipe, folder, _watcher(run, tracker)
     )

@@ -1,6 +1,6 @@
 """What each method learns on a CPU, over the base it starts from, each with its interval.
 
-    python -m tests.bench.learn --base DIR [--methods lora,qlora,adalora,dora,full,dpo] [--labels 300] [--test 200]
+    python -m tests.bench.learn [--base DIR] [--methods lora,qlora,adalora,dora,full,dpo] [--labels 300] [--test 200]
 
 banking77: closed-set accuracy over 77 intents, trained on ``--labels`` questions, measured on others. hh-rlhf: the share of
 held-out pairs whose chosen answer gained more likelihood than the rejected one, and the reward margin in nats. The
@@ -14,7 +14,6 @@ import csv
 import gzip
 import json
 import random
-import re
 import tempfile
 import time
 from pathlib import Path
@@ -23,13 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from curation.errors import UsageError
 from tests.bench.train import data
 from training import evaluate, preferences
 from training.adapters import load_unmerged
+from training.model import BUNDLED
 from training.recipe import Recipe
 from training.rows import split_rows
 from training.score import predict
 from training.train import train
+from training.transcripts import compared
 
 
 def banking(labels: int, test: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
@@ -40,7 +42,7 @@ def banking(labels: int, test: int) -> tuple[list[dict[str, str]], list[dict[str
     return drawn[:labels], drawn[labels:]
 
 
-def classes(base: Path, method: str, labels: int, test: int, epochs: float, work: Path) -> dict[str, Any]:
+def classes(base: str, method: str, labels: int, test: int, epochs: float, work: Path) -> dict[str, Any]:
     """Accuracy of a method over that of the base."""
     learned, held = banking(labels, test)
     names = sorted({row["completion"] for row in [*learned, *held]})
@@ -62,15 +64,12 @@ def classes(base: Path, method: str, labels: int, test: int, epochs: float, work
     }
 
 
-_TURN = re.compile(r"\n\n(Human|Assistant): ?")
-
-
-def dialogue(text: str) -> tuple[list[dict[str, str]], str]:
-    """The messages of a dialogue, and its last answer."""
-    parts = _TURN.split(text)[1:]
-    role = {"Human": "user", "Assistant": "assistant"}
-    turns = [{"role": role[who], "content": said} for who, said in zip(parts[::2], parts[1::2], strict=True)]
-    return turns[:-1], turns[-1]["content"]
+def _whole(row: dict[str, str]) -> bool:
+    """Whether both transcripts end with an answer to the same messages."""
+    try:
+        return all(compared(row["chosen"], row["rejected"])[1:])
+    except UsageError:
+        return False
 
 
 def pairs(count: int) -> list[dict[str, Any]]:
@@ -79,19 +78,12 @@ def pairs(count: int) -> list[dict[str, Any]]:
     with gzip.open(data() / "pref-hh-rlhf" / "helpful-base-test.jsonl.gz", "rt", encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
-            (asked, good), (again, bad) = dialogue(row["chosen"]), dialogue(row["rejected"])
-            if (
-                asked
-                and asked == again
-                and good.strip()
-                and bad.strip()
-                and len(row["chosen"]) < 700 > len(row["rejected"])
-            ):
-                found.append({"messages": asked, "chosen": good, "rejected": bad})
+            if len(row["chosen"]) < 700 > len(row["rejected"]) and _whole(row):
+                found.append(row)
     return random.Random(7).sample(found, min(count, len(found)))
 
 
-def preferred(base: Path, labels: int, test: int, epochs: float, work: Path) -> dict[str, Any]:
+def preferred(base: str, labels: int, test: int, epochs: float, work: Path) -> dict[str, Any]:
     """Reward margin and accuracy on held-out pairs; the base's are 0 and a coin's."""
     rows = pairs(labels + test)
     learned, held = rows[:-test], rows[-test:]
@@ -119,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--base", default=BUNDLED)
     parser.add_argument("--methods", default="lora,qlora,adalora,dora,full,dpo")
     parser.add_argument("--labels", type=int, default=300)
     parser.add_argument("--test", type=int, default=200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -43,6 +44,12 @@ def test_preferences_come_from_a_file_and_half_ones_are_named(base, tmp_path):
     pair = {"prompt": "my card", "chosen": "card_help", "rejected": "no"}
     made = plan(tmp_path, base, [pair, {**pair, "prompt": "my pin"}], method="dpo", held=[pair])
     assert made.train(OPTIONS, workspace.silent)["steps"] == 1
+    whole = {side: f"\n\nHuman: my pin\n\nAssistant: {pair[side]}" for side in ("chosen", "rejected")}
+    said: list[str] = []
+    made = plan(tmp_path, base, [pair, whole], method="dpo", held=[whole], out=tmp_path / "second")
+    made.session = SimpleNamespace(say=said.append)
+    assert made.train(OPTIONS, workspace.silent)["refused"] == []
+    assert any("begins again" in line for line in said)
     with pytest.raises(UsageError, match="row 1: a preference has"):
         plan(tmp_path, base, [pair, {"prompt": "q", "chosen": "a"}], method="dpo", held=[pair])
 

@@ -157,6 +157,36 @@ def test_what_we_measure_of_preferences_is_what_trl_measures(base, tmp_path, tok
     assert np.abs(moved).max() < 50  # after it, measured from the adapter as it was, not from the base
 
 
+def told(prompt: str, *answers: str) -> list[str]:
+    """A transcript of hh-rlhf's layout for each answer, after one exchange."""
+    return [f"\n\nHuman: hello\n\nAssistant: yes?\n\nHuman: {prompt}\n\nAssistant: {a}" for a in answers]
+
+
+def test_whole_transcripts_are_learned_as_the_answers_that_end_them(tokenizer):
+    asked = [("user", "hello"), ("assistant", "yes?"), ("user", "my card\n\nis gone")]
+    messages = [{"role": role, "content": content} for role, content in asked]
+    good, bad = told("my card\n\nis gone", "card_help", "no")
+    listed = [[*messages, {"role": "assistant", "content": answer}] for answer in ("card_help", "no")]
+    parted = told("my pin", "pin_help")[0]
+    rows = split_rows(
+        [
+            {"messages": messages, "chosen": "card_help", "rejected": "no"},
+            {"chosen": good, "rejected": bad},
+            {"chosen": listed[0], "rejected": listed[1]},
+            {"chosen": good, "rejected": parted},
+            {"chosen": "no turns here", "rejected": bad},
+            {"chosen": good, "rejected": good},
+        ],
+        None,
+    )
+    made, refused = preferences.encode_pairs(rows, tokenizer, 128)
+    assert made == [made[0]] * 3
+    assert [i for i, _ in refused] == [3, 4, 5]
+    assert "part before their last answer" in refused[0][1]
+    assert "no transcript" in refused[1][1]
+    assert [i for i, _ in encode_rows(rows, tokenizer, 128, "lora").refused] == [3, 4]
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
