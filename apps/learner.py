@@ -308,6 +308,7 @@ class Plan:
             packing=options.get("packing"),
             patience=options.get("patience") or None,
             temperature=options.get("temperature") or 1.0,
+            mixture=_mixture(options.get("mix") or []),
             max_length=options["max_length"],
             seed=options["seed"],
         )
@@ -369,6 +370,20 @@ class Plan:
             return self._run(one, out, progress, None).eval_loss
 
         return search.search(search.draw(recipe, count, size), steps, run, note)
+
+
+def _mixture(given: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """``TASK=WEIGHT`` as the recipe holds it. Raises :class:`UsageError` for what is not of that form."""
+    made = []
+    for one in given:
+        task, _, weight = one.rpartition("=")
+        try:
+            made.append((task, float(weight)))
+        except ValueError:
+            task = ""
+        if not task:
+            raise UsageError(f"{one!r} is not TASK=WEIGHT", where="--mix", next="For instance --mix reply=2")
+    return tuple(made)
 
 
 @contextmanager

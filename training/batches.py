@@ -113,6 +113,7 @@ class Updates:
     batch: int
     seed: int
     temperature: float = 1.0
+    mixture: tuple[tuple[str, float], ...] = ()
 
     @property
     def per_epoch(self) -> int:
@@ -132,7 +133,7 @@ class Updates:
 @lru_cache(maxsize=2)
 def _epoch(updates: Updates, epoch: int) -> list[list[int]]:
     rng = np.random.default_rng([updates.seed, epoch])
-    order = epoch_rows(updates.tasks, updates.temperature, rng)
+    order = epoch_rows(updates.tasks, updates.temperature, rng, dict(updates.mixture))
     return group_by_length(order.tolist(), updates.lengths, updates.batch, rng)
 
 

@@ -68,7 +68,8 @@ class Task:
         """Which rows each update holds."""
         lengths = tuple(len(row.input_ids) for row in self.lesson.rows)
         recipe = self.recipe
-        return Updates(lengths, tuple(self.lesson.tasks), recipe.batch, recipe.seed, recipe.temperature)
+        tasks = tuple(self.lesson.tasks)
+        return Updates(lengths, tasks, recipe.batch, recipe.seed, recipe.temperature, recipe.mixture)
 
     @property
     def steps(self) -> int:

@@ -50,7 +50,8 @@ class Recipe:
     over the share ``warmup`` of all steps and falls from its peak by ``schedule``. ``patience`` stops once the validation
     loss has not improved at that many measurements in a row, ``evaluations`` of which are made over the run.
     ``answer_tokens`` also trains the embeddings of the tokens that answers are made of: a small base may never have read
-    them, and its head is its embedding. ``temperature`` flattens how often rows of different tasks are drawn.
+    them, and its head is its embedding. ``temperature`` flattens how often rows of different tasks are drawn, and
+    ``mixture`` (task, weight) draws a task's rows so many times as often as that; 1 where it names no weight.
     """
 
     method: str = "lora"
@@ -75,6 +76,7 @@ class Recipe:
     evaluations: int = 5
     patience: int | None = None
     temperature: float = 1.0
+    mixture: tuple[tuple[str, float], ...] = ()
     beta: float = 0.1
     seed: int = 0
 
@@ -100,6 +102,8 @@ class Recipe:
             (not 0 <= self.dropout < 1, "dropout lies from 0 to below 1"),
             (self.evaluations < 0, "evaluations is at least 0"),
             (not 0 < self.temperature < math.inf, "temperature is above 0"),
+            (any(not 0 < weight < math.inf for _, weight in self.mixture), "the weight of a task is above 0"),
+            (len(dict(self.mixture)) < len(self.mixture), "a task has one weight"),
             (not 0 < self.beta < math.inf, "beta is above 0"),
         ]  # fmt: skip
 

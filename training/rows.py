@@ -179,31 +179,51 @@ def rows_digest(rows: Sequence[Example]) -> str:
 # ------------------------------------------------------------------------------------------------ tasks
 
 
-def task_shares(counts: Mapping[str, int], temperature: float = 1.0) -> dict[str, float]:
-    """How large a share of every epoch each task gets: ``n_t ** (1 / temperature)``, normalised.
+def task_shares(
+    counts: Mapping[str, int], temperature: float = 1.0, weights: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """How large a share of every epoch each task gets: ``w_t * n_t ** (1 / temperature)``, normalised.
 
     1 keeps the proportions of the data; the higher, the more equal the tasks (Arivazhagan et al. 2019, arXiv 1907.05019,
-    section 4.2).
+    section 4.2). A task without a weight has 1.
 
     >>> task_shares({"a": 900, "b": 100}, temperature=2)
     {'a': 0.75, 'b': 0.25}
+    >>> task_shares({"a": 900, "b": 100}, weights={"b": 9})
+    {'a': 0.5, 'b': 0.5}
     """
-    odds = {task: n ** (1.0 / temperature) for task, n in counts.items()}
+    weights = weights or {}
+    odds = {task: weights.get(task, 1.0) * n ** (1.0 / temperature) for task, n in counts.items()}
     total = sum(odds.values())
     return {task: odd / total for task, odd in odds.items()}
 
 
-def epoch_rows(tasks: Sequence[str], temperature: float, rng: np.random.Generator) -> np.ndarray:
+def check_mixture(tasks: Sequence[str], mixture: Sequence[tuple[str, float]]) -> None:
+    """Raises ``UsageError`` where a weight is for a task that no row has: it would say nothing, silently."""
+    unknown = sorted({task for task, _ in mixture} - set(tasks))
+    if unknown:
+        known = ", ".join(sorted(set(tasks) - {""})) or "none, since no row has a field task"
+        raise UsageError(
+            f"no row to learn has the task {unknown[0]!r}", where="mixture", next=f"Tasks: {known}"
+        )
+
+
+def epoch_rows(
+    tasks: Sequence[str],
+    temperature: float,
+    rng: np.random.Generator,
+    weights: Mapping[str, float] | None = None,
+) -> np.ndarray:
     """The indices of one epoch, in random order: as many as there are rows, each task by its share.
 
     A task that gets more than it has repeats its rows evenly; one that gets fewer drops some, others in each epoch.
-    With one task, or temperature 1, every row comes exactly once.
+    With one task, or temperature 1 and no weights, every row comes exactly once.
     """
     names, place = np.unique(np.asarray(tasks, dtype=object).astype(str), return_inverse=True)
-    if len(names) < 2 or temperature == 1.0:
+    if len(names) < 2 or (temperature == 1.0 and not weights):
         return rng.permutation(len(tasks))
     counts = np.bincount(place)
-    shares = task_shares(dict(zip(names.tolist(), counts.tolist(), strict=True)), temperature)
+    shares = task_shares(dict(zip(names.tolist(), counts.tolist(), strict=True)), temperature, weights)
     wanted = _apportion([shares[name] for name in names.tolist()], len(tasks))
     drawn = [_draw(np.flatnonzero(place == t), n, rng) for t, n in enumerate(wanted)]
     return rng.permutation(np.concatenate(drawn))

@@ -34,7 +34,16 @@ from training.loss import mean_loss
 from training.model import Base, Progress, load_base, load_tokenizer, out_of_memory, quiet, resolve_base
 from training.peers import Peers, join
 from training.recipe import Recipe
-from training.rows import Example, Lesson, answer_tokens, encode_rows, level_weights, rows_digest, split_rows
+from training.rows import (
+    Example,
+    Lesson,
+    answer_tokens,
+    check_mixture,
+    encode_rows,
+    level_weights,
+    rows_digest,
+    split_rows,
+)
 
 __all__ = ["Recipe", "Sink", "TrainResult", "adapt", "load_snapshot_for_training", "train"]
 
@@ -237,6 +246,7 @@ def _encode(run: _Run, tokenizer: Any) -> None:
     else:
         run.lesson = encode_rows(run.rows, tokenizer, limit, method)
         run.measured = encode_rows(run.held, tokenizer, limit, method)
+        check_mixture(run.lesson.tasks, run.recipe.mixture)
     if not run.learned:
         raise _nothing_to_learn(len(run.rows), run.refused)
 

@@ -53,6 +53,10 @@ def train(
     temperature: Annotated[
         float, typer.Option(min=0.01, help="Above 1: rows of rarer tasks (field task) come more often.")
     ] = 1.0,
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(help="TASK=WEIGHT: its rows come so many times as often; may be given again."),
+    ] = None,
     start: Annotated[Path | None, typer.Option(help="An adapter to go on from.")] = None,
     search: Annotated[
         int, typer.Option(min=0, help="Try so many ranks, rates and epochs by successive halving first.")
@@ -88,6 +92,7 @@ def train(
             "packing": packing,
             "patience": patience,
             "temperature": temperature,
+            "mix": mix,
             "max_length": max_length,
             "search": search,
             "seed": seed,

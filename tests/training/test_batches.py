@@ -15,7 +15,8 @@ from training import guards, loss
 from training.batches import Batch, Updates, fill, group_by_length, pack, pad
 from training.examples import IGNORED, Encoded, encode
 from training.model import load_base
-from training.rows import Example, encode_rows, epoch_rows, split_rows, task_shares
+from training.recipe import Recipe
+from training.rows import Example, check_mixture, encode_rows, epoch_rows, split_rows, task_shares
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,23 @@ def test_temperature_flattens_the_tasks_and_one_keeps_them():
     assert int((drawn >= 90).sum()) == round(100 * task_shares({"big": 90, "small": 10}, 2.0)["small"]) == 25
     repeats = np.bincount(drawn[drawn >= 90] - 90, minlength=10)
     assert set(repeats.tolist()) == {2, 3}  # evenly, not by chance
+
+
+def test_a_weight_brings_the_rows_of_its_task_so_many_times_as_often():
+    tasks = ["big"] * 90 + ["small"] * 10
+    drawn = epoch_rows(tasks, 1.0, np.random.default_rng(0), {"small": 9.0})
+    assert len(drawn) == 100
+    assert int((drawn >= 90).sum()) == 50
+    assert sorted(drawn[drawn >= 90].tolist()) == sorted(list(range(90, 100)) * 5)
+    updates = Updates((4,) * 100, tuple(tasks), 10, 0, mixture=(("small", 9.0),))
+    assert sum(row >= 90 for step in range(10) for row in updates.at(step)) == 50
+
+
+def test_a_weight_for_a_task_that_no_row_has_is_refused():
+    with pytest.raises(UsageError, match=r"no row to learn has the task 'smal'.*Tasks: big, small"):
+        check_mixture(["big", "small"], (("smal", 2.0),))
+    with pytest.raises(UsageError, match="weight of a task is above 0; a task has one weight"):
+        Recipe(mixture=(("big", 0.0), ("big", 1.0)))
 
 
 def test_a_repeated_row_is_learned_once_with_its_heaviest_weight(tokenizer):

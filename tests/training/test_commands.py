@@ -54,6 +54,15 @@ def test_preferences_come_from_a_file_and_half_ones_are_named(base, tmp_path):
         plan(tmp_path, base, [pair, {"prompt": "q", "chosen": "a"}], method="dpo", held=[pair])
 
 
+def test_a_mixture_is_typed_as_tasks_with_weights(base, tmp_path):
+    lines = [{**row, "task": f"t{i % 2}"} for i, row in enumerate(rows(8))]
+    plan(tmp_path, base, lines).train({**OPTIONS, "mix": ["t1=3"]}, workspace.silent)
+    assert registry.read(tmp_path / "out")["recipe"]["mixture"] == [["t1", 3.0]]
+    for wrong in ("t1", "=3", "t1=x"):
+        with pytest.raises(UsageError, match="is not TASK=WEIGHT"):
+            plan(tmp_path, base, lines).train({**OPTIONS, "mix": [wrong]}, workspace.silent)
+
+
 def test_weights_and_passages_of_a_file_reach_the_rows(base, tmp_path):
     line = {"prompt": "how long?", "completion": "5 days", "weight": 0.5, "passages": ["Free for 5 days."]}
     row = plan(tmp_path, base, [line]).rows[0]
