@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
+from curation.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Peers:
@@ -54,10 +56,25 @@ class Peers:
 ALONE = Peers()
 
 
+_SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
+"""What ``accelerate launch`` sets for a configuration that spreads one model over processes."""
+
+
 def join(device: torch.device | str | None) -> tuple[Peers, torch.device]:
-    """This process's place in the group it was started in, and its device."""
+    """This process's place in the group it was started in, and its device.
+
+    Raises ``UsageError`` where ``accelerate`` was told to shard the model: each process would hold all of it all the same,
+    and whoever counted on a share would run out of memory, or pay for it, without a word.
+    """
     from training.model import best_device
 
+    asked = next((name for variable, name in _SHARDING.items() if os.environ.get(variable) == "true"), None)
+    if asked:
+        raise UsageError(
+            f"{asked} was asked for, but every process holds the whole model here",
+            where="accelerate",
+            next="Launch with --multi_gpu alone; where the model does not fit, qlora holds it in 4 bits",
+        )
     where = torch.device(device) if device is not None else best_device()
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return ALONE, where

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from curation.errors import ConflictError, StorageFailed, TilthError
+from curation.errors import ConflictError, StorageFailed, TilthError, UsageError
 from tests.training.conftest import rows
 from training import checkpoint, fit, registry, tracking
 from training.checkpoint import Keeper, place_of
@@ -359,3 +359,29 @@ def test_two_processes_learn_what_one_learns(base, tmp_path):
     assert pair["metrics"]["train_loss"] == pytest.approx(alone.train_loss, rel=1e-4)
     assert pair["metrics"]["eval_loss"] == pytest.approx(alone.eval_loss, rel=1e-3)
     assert pair["metrics"]["examples"] == alone.metrics["examples"]
+
+
+def test_a_launch_that_shards_the_model_is_refused_as_accelerate_would_start_it(base, tmp_path, monkeypatch):
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    asked = [
+        "--num_machines",
+        "1",
+        "--num_processes",
+        "2",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "train.py",
+    ]
+    plain, sharded = (
+        prepare_multi_gpu_env(launch_command_parser().parse_args([*flags, *asked]))
+        for flags in (["--multi_gpu"], ["--use_fsdp"])
+    )
+    assert "ACCELERATE_USE_FSDP" not in plain  # the control: replicas are fine
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", sharded["ACCELERATE_USE_FSDP"])
+    with pytest.raises(UsageError, match="every process holds the whole model"):
+        run(base, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
