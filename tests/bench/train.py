@@ -81,8 +81,9 @@ def made_up(count: int, asked: tuple[int, int], answered: tuple[int, int]) -> Ro
 
 
 def some(rows: Rows, count: int) -> tuple[Rows, Rows]:
-    """So many rows to learn, and 64 others to measure on."""
-    shuffled = random.Random(0).sample(rows, count + 64)
+    """So many different rows to learn, and 64 others to measure on."""
+    different = list({(row["prompt"], row["completion"]): row for row in rows}.values())
+    shuffled = random.Random(0).sample(different, count + 64)
     return shuffled[:count], shuffled[count:]
 
 

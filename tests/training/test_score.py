@@ -77,7 +77,7 @@ def test_a_tree_that_sees_its_siblings_gives_other_numbers(loaded, monkeypatch):
 def test_a_tree_in_pieces_gives_what_it_gives_whole(loaded, monkeypatch):
     whole = score_classes(loaded, PROMPTS, CLASSES)
     monkeypatch.setattr(scoring, "TREE_NODES", 8)
-    monkeypatch.setattr(scoring, "_LOGITS", 1)
+    monkeypatch.setitem(scoring._LOGITS, "cpu", 1)
     assert len(ClassTree.of(CLASSES, loaded.tokenizer).pieces()) > 1
     assert np.abs(score_classes(loaded, PROMPTS, CLASSES).logprobs - whole.logprobs).max() < 1e-4
 
