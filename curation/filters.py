@@ -155,6 +155,11 @@ class Copies:
         """How many rows stay."""
         return int(np.count_nonzero(self.labels == np.arange(len(self.labels))))
 
+    @property
+    def clusters(self) -> int:
+        """How many clusters of two or more rows there are."""
+        return int(np.count_nonzero(np.bincount(self.labels) > 1)) if len(self.labels) else 0
+
 
 def find_copies(
     source: Repeatable,
@@ -184,16 +189,17 @@ def find_copies(
     return Copies(groups.labels, groups, check)
 
 
-def kept_lines(source: Repeatable, copies: Copies, ids: dict[int, Any]) -> Iterator[bytes]:
-    """The rows that stay, as they stand in the file, a block of them at a time. Fills ``ids`` with the id of each row
-    that is in a cluster."""
+def kept_lines(source: Repeatable, copies: Copies, ids: dict[int, Any] | None = None) -> Iterator[bytes]:
+    """The rows that stay, as they stand in the file, a block of them at a time. Fills ``ids``, where somebody wants
+    them, with the id of each row that is in a cluster."""
     start = 0
     stays = copies.labels == np.arange(len(copies.labels))
     many = np.bincount(copies.labels, minlength=len(copies.labels))[copies.labels] > 1
     for block in source.blocks():
         lines = block.rows()
-        for place in np.flatnonzero(many[start : start + len(lines)]).tolist():
-            ids[start + place] = id_of(lines[place], start + place)
+        if ids is not None:
+            for place in np.flatnonzero(many[start : start + len(lines)]).tolist():
+                ids[start + place] = id_of(lines[place], start + place)
         yield _joined([lines[i] for i in np.flatnonzero(stays[start : start + len(lines)]).tolist()])
         start += len(lines)
 

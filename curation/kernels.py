@@ -1,5 +1,5 @@
 """The inner loops of de-duplication, compiled by numba when they are first called: the same numbers as the numpy
-code in :mod:`curation.shingles` and :mod:`curation.minhash`, three to five times as fast.
+code in :mod:`curation.shingles` and :mod:`curation.minhash`, two to four times as fast.
 
 Every function fills arrays that its caller made, allocates next to nothing, and holds no lock, so threads may share
 the work. Nothing here is needed: without numba the numpy code runs. Importing this module imports numba, so
@@ -33,28 +33,6 @@ def _mix(value):  # type: ignore[no-untyped-def]  # as shingles.mix, for one num
 
 
 @njit(cache=True, nogil=True)
-def fold(data: Bytes, offsets: Places, table: Bytes, out: Bytes, ends: Places) -> None:
-    """Fold case and white space of ASCII texts; bytes of others, normalised already, come through as they are.
-
-    Text ``i`` is ``data[offsets[i]:offsets[i + 1]]`` and becomes ``out[ends[i]:ends[i + 1]]``. ``table`` maps a byte
-    to its lower case, and white space to a space. ``out`` needs one byte more than ``data`` has.
-    """
-    at = 0
-    ends[0] = 0
-    for i in range(len(offsets) - 1):
-        start = at
-        before = _SPACE
-        for j in range(offsets[i], offsets[i + 1]):
-            byte = table[data[j]]
-            out[at] = byte
-            at += (byte != _SPACE) | (before != _SPACE)
-            before = byte
-        if at > start and out[at - 1] == _SPACE:
-            at -= 1
-        ends[i + 1] = at
-
-
-@njit(cache=True, nogil=True)
 def shingles(  # type: ignore[no-untyped-def]
     data: Bytes,
     eight: Hashes,
@@ -68,7 +46,7 @@ def shingles(  # type: ignore[no-untyped-def]
     flat: Hashes,
     offsets: Places,
 ) -> None:
-    """The shingles of folded texts, as ``shingles._hash_words`` and ``shingles._combine`` number them.
+    """The shingles of folded texts, as ``shingles._numbers`` makes them.
 
     ``eight[i]`` is the eight bytes from ``i`` on; ``words`` has room for the words of any one text, ``flat`` for all
     shingles. ``short``: a text of fewer than ``n`` words has one shingle.

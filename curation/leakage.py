@@ -107,7 +107,7 @@ class _Level:
 
     def runs(self, clean: Sequence[str]) -> shingles.Ragged:
         make = shingles.shingle_hashes if self.short else shingles.ngram_hashes
-        return make(clean, self.width, normalised=True)
+        return make(clean, self.width)
 
 
 @dataclass(frozen=True)

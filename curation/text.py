@@ -26,9 +26,14 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def has_unspaced(text: str) -> bool:
+    """Whether a character belongs to a script that is written without spaces between words."""
+    return not text.isascii() and _UNSPACED.search(text) is not None
+
+
 def is_unspaced(text: str) -> bool:
     """Whether most letters belong to a script that is written without spaces between words."""
-    if text.isascii() or not _UNSPACED.search(text):  # the second spares accented text the count below
+    if not has_unspaced(text):  # spares accented text the count below
         return False
     letters = sum(c.isalpha() for c in text)
     return letters > 0 and 2 * len(_UNSPACED.findall(text)) > letters

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-BASE = {"records", "text", "errors", "shingles", "kernels", "minhash", "recall", "calibration"}
+BASE = {"records", "text", "errors", "folding", "shingles", "kernels", "minhash", "recall", "calibration"}
 EDGES = {"config", "formats"}
 STAGES = {
     *("voting", "consensus", "dedup", "pii", "quality", "leakage", "neighbours", "acquisition", "snapshot"),
@@ -34,9 +34,10 @@ ALLOWED = (
 )
 ALLOWED["records"] = {"errors"}
 ALLOWED["text"] = {"errors"}
-ALLOWED["shingles"] = {"errors", "text", "kernels"}
+ALLOWED["folding"] = {"text"}
+ALLOWED["shingles"] = {"errors", "folding", "kernels"}
 ALLOWED["kernels"] = set()
-ALLOWED["minhash"] = {"records", "errors", "text", "shingles"}
+ALLOWED["minhash"] = {"records", "errors", "text", "folding", "shingles"}
 ALLOWED["calibration"] = set()
 ALLOWED["recall"] = {"errors", "shingles", "minhash"}
 ALLOWED["errors"] = set()

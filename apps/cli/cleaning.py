@@ -84,13 +84,13 @@ def dedup(
             progress=meter,
         )
         with lines_to(out, dry_run) as write:
-            for lines in filters.kept_lines(rows, found, ids):
+            for lines in filters.kept_lines(rows, found, ids if clusters else None):
                 write(lines)
-    with sink(clusters, dry_run) as tell:
-        told = 0
-        for told, cluster in enumerate(filters.clusters(found, ids), 1):  # noqa: B007
-            tell(cluster)
-    result = {"rows": len(found.labels), "kept": found.kept, "clusters": told}
+    if clusters:
+        with sink(clusters, dry_run) as tell:
+            for cluster in filters.clusters(found, ids):
+                tell(cluster)
+    result = {"rows": len(found.labels), "kept": found.kept, "clusters": found.clusters}
     report(result | _checked(found), start, dry_run)
 
 

@@ -189,6 +189,15 @@ def test_components_do_not_depend_on_the_order_of_pairs(size, pairs, shuffled):
     assert all(labels[label] == label for label in labels)
 
 
+@given(st.lists(st.integers(0, 40), max_size=60), st.integers(0, 2))
+def test_buckets_hold_the_texts_that_share_a_key_and_no_other(values, shift):
+    keys = np.array(values, np.uint64) << np.uint64(20 * shift)  # also keys that agree in their lower half
+    order, start, size = minhash.buckets(keys)
+    found = [order[s : s + n].tolist() for s, n in zip(start.tolist(), size.tolist(), strict=True)]
+    wanted = [[i for i, v in enumerate(values) if v == value] for value in sorted(set(values))]
+    assert found == [places for places in wanted if len(places) > 1]
+
+
 # --- Wide buckets: near linear, and nothing lost that matters -------------------------------------
 
 

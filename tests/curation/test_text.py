@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation import minhash, text
+from curation import folding, minhash, text
 from curation import shingles as numbers
 from curation.errors import UsageError
 
@@ -26,8 +29,6 @@ def test_normalising_folds_width_case_and_white_space():
 
 @given(st.text(st.characters(max_codepoint=127), max_size=80))
 def test_the_short_way_for_ascii_is_the_long_way(value):
-    import unicodedata
-
     assert text.normalise(value) == " ".join(unicodedata.normalize("NFKC", value).casefold().split())
 
 
@@ -157,8 +158,55 @@ def test_the_compiled_loops_give_the_same_shingles(texts, n):
         plain, fast = both(lambda make=make: make(texts, n))
         assert plain[0].tolist() == fast[0].tolist()
         assert plain[1].tolist() == fast[1].tolist()
-    plain, fast = both(lambda: numbers.fold(texts))
-    assert plain[0][: plain[1][-1]].tobytes() == fast[0][: fast[1][-1]].tobytes()
+
+
+def folded(texts):
+    """The bytes that folding a batch gives for each text."""
+    data, ends = folding.fold(texts)
+    return [data[a:b].tobytes() for a, b in pairwise(ends.tolist())]
+
+
+def tokens(texts):
+    return [" ".join(text.tokens(value)).encode("utf-8", "surrogatepass") for value in texts]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.one_of(TEXTS, st.sampled_from(HARD), st.text(" \n\u00a0a\u0301\u00b4", max_size=9)), max_size=12
+    )
+)
+def test_folding_a_batch_gives_the_tokens_of_each_text(texts):
+    assert folded(texts) == tokens(texts)
+
+
+def test_a_folding_without_lower_case_would_be_noticed(monkeypatch):
+    monkeypatch.setattr(folding, "TABLE", bytes(range(256)))
+    assert folded(["The Quick"]) != tokens(["The Quick"])
+
+
+def test_what_is_folded_alone_never_joins_with_what_stands_before_it():
+    """Of every character: it is no second half of a composition, and folding it between letters is folding it."""
+    for code in range(0x80, 0x110000):
+        character = chr(code)
+        if (alone := folding.folded_alone(character)) is None:
+            continue
+        for before in ("a", "E", "\u00e9", "\u2019"):
+            assert text.normalise(f"x{before}{character}z").split() == (
+                f"x{text.normalise(before)}{alone}z".split()
+            ), hex(code)
+    seconds = {pair[1] for pair in decompositions() if len(pair) == 2}
+    assert len(seconds) > 50
+    assert not [c for c in seconds if folding.folded_alone(chr(int(c, 16))) is not None]
+    assert folding.folded_alone("\u2019") == "\u2019"
+    assert folding.folded_alone("\u00c9") == "\u00e9"
+    assert folding.folded_alone("\u0301") is None
+
+
+def decompositions():
+    """All canonical decompositions, as hexadecimal code points."""
+    found = (unicodedata.decomposition(chr(code)).split() for code in range(0x80, 0x110000))
+    return [parts for parts in found if parts and not parts[0].startswith("<")]
 
 
 @pytest.mark.usefixtures("compiled")
@@ -172,10 +220,3 @@ def test_the_compiled_loops_give_the_same_signatures_and_similarities(texts, ban
     pairs = np.array([[i, j] for i in range(len(texts)) for j in range(i + 1)], np.int64)
     plain, fast = both(lambda: numbers.pair_jaccard(numbers.as_sets(hashes), pairs))
     assert plain.tolist() == fast.tolist()
-
-
-@pytest.mark.usefixtures("compiled")
-def test_another_folding_table_would_be_noticed(monkeypatch):
-    monkeypatch.setattr(numbers, "_FOLDING", np.arange(256, dtype=np.uint8))
-    plain, fast = both(lambda: numbers.shingle_hashes(["The Quick"], 1))
-    assert plain[0].tolist() != fast[0].tolist()
