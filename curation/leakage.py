@@ -11,6 +11,7 @@ evidence never quotes the evaluation text: those who read decisions may be the o
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -60,12 +61,24 @@ class LeakageRule:
         return records.digest(records.canonical_json({"rule": "leakage", **asdict(self)}))
 
     def most(self, texts: int) -> int:
-        """The most records out of ``texts`` that may share what still counts as somebody's own.
+        """The most different records out of ``texts`` that may share what still counts as somebody's own.
 
-        Two in a hundred, at least 3 and at most ``common``: four letters with one signature are many in a
-        corpus of fifty.
+        A habit (a signature, a template) is what more than one record in fifty says. A run of words counts as one
+        when so many hold it that at one in fifty the chance of it were under one in a thousand: 4 of 20, 6 of 50,
+        8 of 100; and from 3 to ``common`` whatever the corpus. Under a fixed share, 4 copies of one leak would pass
+        for a habit of 150 records.
         """
-        return min(self.common, max(3, texts // 50))
+        chance, below = (1 - _HABIT) ** texts, 0.0
+        for count in range(self.common):
+            below += chance
+            if 1 - below <= _CHANCE:
+                return min(max(count, 3), self.common)
+            chance *= (texts - count) / (count + 1) * _HABIT / (1 - _HABIT)
+        return self.common
+
+
+_HABIT = 0.02  # the share of records from which a wording is a habit
+_CHANCE = 0.001
 
 
 @dataclass(frozen=True)
@@ -137,12 +150,14 @@ def reserve(texts: Sequence[str], rule: LeakageRule) -> Reserved:
 class Hits:
     """What a part of the pool has in common with the reserved texts, and nothing else of it.
 
-    ``equal``: pairs of a row and the reserved text it equals. Per level: the number of different runs of each row
-    that shares one (0 for the others), and the places of the shared ones among the reserved values.
+    ``equal``: pairs of a row and the reserved text it equals. ``names``: of each row that shares a run the digest of
+    its text, 0 for the others. Per level: the number of different runs of each row that shares one (0 for the
+    others), and the places of the shared ones among the reserved values.
     """
 
     rows: int
     equal: Pairs
+    names: shingles.Hashes
     sizes: tuple[Pairs, ...]
     shared: tuple[shingles.Ragged, ...]
 
@@ -156,7 +171,16 @@ def find_hits(texts: Sequence[str], reserved: Reserved) -> Hits:
         for level, values in zip(reserved.levels, reserved.values, strict=True)
     ]
     sizes, shared = tuple(size for size, _ in found), tuple(places for _, places in found)
-    return Hits(len(texts), np.array(equal, np.int64).reshape(-1, 2), sizes, shared)
+    names = np.zeros(len(texts), np.uint64)
+    for row in np.flatnonzero(np.sum(sizes, axis=0)).tolist():
+        names[row] = _name(clean[row])
+    return Hits(len(texts), np.array(equal, np.int64).reshape(-1, 2), names, sizes, shared)
+
+
+def _name(clean: str) -> int:
+    """A number that equal texts share; never 0."""
+    raw = hashlib.blake2b(clean.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(raw, "little") | 1
 
 
 _TABLE = 1 << 20
@@ -208,7 +232,7 @@ def decide(reserved: Reserved, parts: Sequence[Hits], rule: LeakageRule, *, whol
     starts = np.cumsum([0, *(part.rows for part in parts)])
     equal = [part.equal + np.array([start, 0]) for part, start in zip(parts, starts, strict=False)]
     near, runs, shares = (
-        _shared(reserved, parts, level, rows, rule) for level in range(len(reserved.levels))
+        _shared(reserved, parts, level, rows, rule, whole) for level in range(len(reserved.levels))
     )
     best: dict[int, Leak] = {}
     for leaks in (
@@ -276,16 +300,21 @@ class _Shared:
             yield Leak(row, matched, method, value)
 
 
-def _shared(reserved: Reserved, parts: Sequence[Hits], level: int, rows: int, rule: LeakageRule) -> _Shared:
-    """Every row of the pool beside every reserved text that it shares something of its own with."""
+def _shared(
+    reserved: Reserved, parts: Sequence[Hits], level: int, rows: int, rule: LeakageRule, whole: bool
+) -> _Shared:
+    """Every row of the pool beside every reserved text that it shares something of its own with.
+
+    A text that many rows repeat is one holder where texts are compared ``whole``: a copy says nothing about how usual
+    its wording is. A reply that is given many times is a habit.
+    """
     runs, values = reserved.runs[level], reserved.values[level]
     flat, offsets = shingles.as_sets(runs)
     codes = np.searchsorted(values, flat)
     hits = shingles.join([part.shared[level] for part in parts])
     sizes = np.concatenate([np.empty(0, np.int64), *(part.sizes[level] for part in parts)])
-    holders = np.bincount(hits[0].astype(np.int64), minlength=len(values)) + np.bincount(
-        codes, minlength=len(values)
-    )
+    counted = _of_different(hits, parts) if whole else hits[0].astype(np.int64)
+    holders = np.bincount(counted, minlength=len(values)) + np.bincount(codes, minlength=len(values))
     common = holders > rule.most(rows + reserved.size)
     telling = _telling(np.searchsorted(values, runs[0]), runs[1], common, reserved.levels[level].width)
     target = codes.astype(np.uint64), offsets
@@ -301,6 +330,14 @@ def _shared(reserved: Reserved, parts: Sequence[Hits], level: int, rows: int, ru
         np.diff(both[1])[places[:, 1]],
         np.diff(own[1])[places[:, 1]],
     )
+
+
+def _of_different(hits: shingles.Ragged, parts: Sequence[Hits]) -> Pairs:
+    """The shared runs of the first of all rows that are the same text."""
+    names = np.concatenate([np.empty(0, np.uint64), *(part.names for part in parts)])
+    first = np.zeros(len(names), bool)
+    first[np.unique(names, return_index=True)[1]] = True
+    return hits[0][np.repeat(first, np.diff(hits[1]))].astype(np.int64)
 
 
 def _telling(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import random
+from math import comb
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -110,6 +112,45 @@ def test_a_leak_that_was_copied_many_times_is_not_taken_for_boilerplate():
     assert {matched for matched, _ in found.values()} == {6}
     embedded = [f"{prose(2000 + i)} {RESERVED[6]} {prose(3000 + i)}" for i in range(30)]
     assert set(leaks([*POOL, *embedded])) == set(range(60, 90))
+
+
+def passages(pool: int, copies: int) -> tuple[list[str], list[str]]:
+    """A small pool in which different texts quote one reserved text, and the reserved ones."""
+    quoted = " ".join(RESERVED[0].split()[20:34])
+    quoting = [f"{prose(5000 + i, 40)} {quoted} {prose(6000 + i, 40)}" for i in range(copies)]
+    return [prose(7000 + i) for i in range(pool - copies)] + quoting, RESERVED
+
+
+@pytest.mark.parametrize(("pool", "copies"), [(20, 3), (50, 4), (80, 6), (150, 9)])
+def test_a_passage_that_leaks_again_and_again_is_found_in_a_small_pool(pool, copies):
+    texts, reserved = passages(pool, copies)
+    assert leaks(texts, reserved) == dict.fromkeys(range(pool - copies, pool), (0, "ngram"))
+
+
+def test_two_in_a_hundred_and_no_chance_would_miss_that_passage(monkeypatch):
+    monkeypatch.setattr(LeakageRule, "most", lambda self, texts: min(self.common, max(3, texts // 50)))
+    assert [len(leaks(*passages(*size))) for size in ((50, 4), (80, 6), (150, 9))] == [0, 0, 0]
+
+
+def test_a_habit_is_what_one_in_fifty_would_not_reach_by_chance():
+    def beyond(texts: int, count: int) -> float:
+        return 1 - sum(comb(texts, i) * 0.02**i * 0.98 ** (texts - i) for i in range(count + 1))
+
+    for texts in (24, 30, 50, 75, 100, 150):
+        most = RULE.most(texts)
+        assert beyond(texts, most) <= 0.001 < beyond(texts, most - 1)
+    assert (RULE.most(0), RULE.most(5), RULE.most(10**7)) == (3, 3, 10)
+
+
+def test_a_row_that_stands_many_times_makes_no_habit_of_what_it_quotes():
+    texts, reserved = passages(40, 1)
+    assert len(leaks(texts + [texts[-1].upper()] * 60, reserved)) == 61
+
+
+def test_counting_every_copy_would_hide_that_leak(monkeypatch):
+    monkeypatch.setattr(leakage, "_of_different", lambda hits, parts: hits[0].astype(np.int64))
+    texts, reserved = passages(40, 1)
+    assert leaks(texts + [texts[-1].upper()] * 60, reserved) == {}
 
 
 def test_the_same_leak_is_found_among_many_more_texts():
