@@ -12,15 +12,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from curation import records, snapshot
+from curation import neighbours, records, snapshot
 from curation.errors import ConflictError, TilthError, UsageError
 from curation.loop import MAIN, TWIN, Trained
+from curation.neighbours import Encoder
 from curation.workspace import Progress, Workspace
 
 if TYPE_CHECKING:
@@ -516,6 +518,15 @@ def find_adapter(session: Session, wanted: str) -> Path:
             next="Name a folder, or more of it",
         )
     return matches[0]
+
+
+def encoder(session: Session, wanted: str, progress: Progress) -> Encoder:
+    """What turns texts into vectors that may be compared by cosine: hidden states of an adapter or a base, the bundled
+    one for ``bundled``."""
+    from training.score import embed
+
+    model = wanted if wanted == "bundled" else find_adapter(session, wanted)
+    return lambda texts: neighbours.isotropic(embed(model, texts, progress=partial(progress, "encoding")))
 
 
 def generate(folder: Path, prompt: str, data: Path | None, out: Path | None, limit: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,12 +19,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation import engine, formats, leakage, minhash, recall, shingles
+from curation import engine, formats, leakage, minhash, neighbours, recall, shingles
 from curation.errors import storage_errors
 from curation.formats import Block, Repeatable
 from curation.minhash import DuplicateRule
 
 Progress = Callable[[str, int, int | None], None]
+Chosen = NDArray[np.bool_]
 
 ALONE = 32 << 20  # bytes of a file that are not worth the start of other processes
 _NUMBERS = 1 << 20  # shingles read at once: 8 MB, and a few times that in working arrays
@@ -150,15 +151,20 @@ class Copies:
     groups: minhash.Groups
     check: recall.Check | None
 
-    @property
-    def kept(self) -> int:
-        """How many rows stay."""
-        return int(np.count_nonzero(self.labels == np.arange(len(self.labels))))
+    @cached_property
+    def stays(self) -> Chosen:
+        """Whether each row is the first of its cluster."""
+        return self.labels == np.arange(len(self.labels))
+
+    @cached_property
+    def shared(self) -> Chosen:
+        """Whether each row is in a cluster of two or more."""
+        return np.bincount(self.labels, minlength=len(self.labels))[self.labels] > 1
 
     @property
     def clusters(self) -> int:
         """How many clusters of two or more rows there are."""
-        return int(np.count_nonzero(np.bincount(self.labels) > 1)) if len(self.labels) else 0
+        return int(np.count_nonzero(self.stays & self.shared))
 
 
 def find_copies(
@@ -189,17 +195,14 @@ def find_copies(
     return Copies(groups.labels, groups, check)
 
 
-def kept_lines(source: Repeatable, copies: Copies, ids: dict[int, Any] | None = None) -> Iterator[bytes]:
-    """The rows that stay, as they stand in the file, a block of them at a time. Fills ``ids``, where somebody wants
-    them, with the id of each row that is in a cluster."""
+def kept_lines(source: Repeatable, stays: Chosen, named: Chosen, ids: dict[int, Any]) -> Iterator[bytes]:
+    """The rows that stay, as they stand in the file, a block of them at a time. Fills ``ids`` with the id of each row
+    that is to be ``named``."""
     start = 0
-    stays = copies.labels == np.arange(len(copies.labels))
-    many = np.bincount(copies.labels, minlength=len(copies.labels))[copies.labels] > 1
     for block in source.blocks():
         lines = block.rows()
-        if ids is not None:
-            for place in np.flatnonzero(many[start : start + len(lines)]).tolist():
-                ids[start + place] = id_of(lines[place], start + place)
+        for place in np.flatnonzero(named[start : start + len(lines)]).tolist():
+            ids[start + place] = id_of(lines[place], start + place)
         yield _joined([lines[i] for i in np.flatnonzero(stays[start : start + len(lines)]).tolist()])
         start += len(lines)
 
@@ -219,6 +222,30 @@ def clusters(copies: Copies, ids: Mapping[int, Any]) -> Iterable[dict[str, Any]]
     for number, members in enumerate(copies.groups.clusters()):
         named = [ids[i] for i in members.tolist()]
         yield {"cluster": number, "members": named, "kept": named[0]}
+
+
+# --- Other words ------------------------------------------------------------------------------------
+
+
+def find_resembling(
+    vectors: neighbours.Vectors, copies: Copies, cosine: float, progress: Progress
+) -> dict[int, tuple[int, float]]:
+    """Rows that stay and yet mean what an earlier one does, by the vectors of all that stay: the row, which one it
+    resembles, and their cosine (:func:`curation.neighbours.followers`). Grows with the square of the rows."""
+    kept = np.flatnonzero(copies.stays).tolist()
+    found = neighbours.followers(vectors, cosine, partial(progress, "comparing vectors"))
+    return {kept[row]: (kept[like], score) for row, (like, score) in sorted(found.items())}
+
+
+def kept_texts(source: Repeatable, copies: Copies, fields: Sequence[str]) -> list[str]:
+    """The texts of the rows that stay, which an encoder reads; they are held in memory."""
+    texts: list[str] = []
+    start = 0
+    for block in source.blocks():
+        some = texts_of(block, fields)
+        texts += [some[i] for i in np.flatnonzero(copies.stays[start : start + len(some)]).tolist()]
+        start += len(some)
+    return texts
 
 
 # --- Leaks ------------------------------------------------------------------------------------------

@@ -53,32 +53,78 @@ def nearest(
     return found
 
 
-def alike(vectors: Vectors, threshold: float) -> NDArray[np.int64]:
-    """All pairs (i, j), i < j, whose cosine is ``threshold`` or more (Abbas et al. 2023, SemDeDup, arXiv 2303.09540,
-    within one cluster). Grows with the square of the rows: meant for what an exact stage has left."""
+def isotropic(vectors: Vectors) -> Vectors:
+    """Vectors from the hidden states of a language model, fit to be compared by cosine.
+
+    As they are, all of them point one way (Ethayarajh 2019, arXiv 1909.00512). Their mean goes, and then the
+    directions that they vary most along, one per hundred dimensions (Mu and Viswanath 2018, arXiv 1702.01417, section
+    2.3). Vectors of an encoder that was trained for cosines need none of it.
+    """
+    made = np.asarray(vectors, np.float64)
+    if not len(made):
+        return np.asarray(vectors, np.float32)
+    centred = made - made.mean(axis=0)
+    _, directions = np.linalg.eigh(centred.T @ centred)  # by rising variance
+    most = directions[:, made.shape[1] - round(made.shape[1] / 100) :]
+    return (centred - centred @ most @ most.T).astype(np.float32)
+
+
+Told = Callable[[int, int], None]
+
+
+def alike(
+    vectors: Vectors, threshold: float, told: Told = lambda done, total: None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """All pairs (i, j), i < j, whose cosine is ``threshold`` or more, and that cosine (Abbas et al. 2023, SemDeDup, arXiv
+    2303.09540, within one cluster); ordered by j. Grows with the square of the rows: meant for what an exact stage has
+    left. Memory holds a tile of the similarities; ``told`` is told how many rows are done."""
     made = unit(vectors)
     pairs: list[NDArray[np.int64]] = [np.empty((0, 2), np.int64)]
+    scores: list[NDArray[np.float32]] = [np.empty(0, np.float32)]
     for start in range(0, len(made), _BLOCK):
-        near = made[start : start + _BLOCK] @ made[start:].T >= threshold
-        i, j = np.nonzero(np.triu(near, 1))
-        pairs.append(np.column_stack([i + start, j + start]))
-    return np.concatenate(pairs)
+        later = made[start : start + _BLOCK]
+        for first in range(0, start + 1, _BLOCK):
+            cosine = later @ made[first : first + _BLOCK].T
+            j, i = np.nonzero(np.tril(cosine >= threshold, -1) if first == start else cosine >= threshold)
+            pairs.append(np.column_stack([i + first, j + start]))
+            scores.append(cosine[j, i])
+        told(min(start + _BLOCK, len(made)), len(made))
+    found, cosines = np.concatenate(pairs), np.concatenate(scores)
+    order = np.lexsort((found[:, 0], found[:, 1]))
+    return found[order], cosines[order]
+
+
+def followers(
+    vectors: Vectors, threshold: float, told: Told = lambda done, total: None
+) -> dict[int, tuple[int, float]]:
+    """For each row that resembles an earlier one: the one it resembles most, of those that follow none, and the cosine.
+
+    So whoever drops all of these keeps, for each, a row within the threshold: a chain of small steps ends after one.
+    """
+    found: dict[int, tuple[int, float]] = {}
+    pairs, scores = alike(vectors, threshold, told)
+    for (i, j), score in zip(pairs.tolist(), scores.tolist(), strict=True):
+        if i not in found and score > found.get(j, (0, -1.0))[1]:
+            found[j] = (i, score)
+    return found
 
 
 def semantic_duplicates(view: pa.Table, encode: Encoder, threshold: float = 0.95) -> pa.Table:
-    """Hold records whose prompt means the same as that of a record with a smaller id: (what it resembles, how much).
+    """Hold records whose prompt means the same as that of a record with a smaller id, which is not held itself.
 
-    One decision per row of the later record. Records with equal prompts are left to the exact stages.
+    One decision per row of the later record, with what it resembles and how much. Records with equal prompts are left
+    to the exact stages.
     """
     prompts = dict(zip(view["record"].to_pylist(), view["prompt"].to_pylist(), strict=True))
-    names = sorted(prompts)
-    if not names:
+    holders: dict[str, str] = {}
+    for name in sorted(prompts):
+        holders.setdefault(prompts[name] or "", name)
+    if not holders:
         return records.DECISIONS.empty_table()
-    vectors = unit(encode([prompts[name] or "" for name in names]))
-    like: dict[str, tuple[str, float]] = {}
-    for i, j in alike(vectors, threshold).tolist():
-        if prompts[names[i]] != prompts[names[j]]:
-            like.setdefault(names[j], (names[i], float(vectors[i] @ vectors[j])))
+    found = followers(encode(list(holders)), threshold)
+    texts, names = list(holders), list(holders.values())
+    resembled = {texts[j]: (names[i], score) for j, (i, score) in found.items()}
+    like = {name: resembled[text or ""] for name, text in prompts.items() if (text or "") in resembled}
     return _held(view, like, "means the same as another record, by the encoder's vectors", "resembles")
 
 

@@ -263,6 +263,26 @@ def predict(
     return [scores.classes[i] for i in scores.best]
 
 
+def embed(
+    adapter: str | Path | Loaded,
+    prompts: Sequence[Prompt],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """The mean hidden state of each prompt, float32 (prompts, hidden), in order; no prompts give no rows."""
+    loaded = open_model(adapter)
+    asked = _asked(loaded, prompts, 0)
+    found: dict[str, np.ndarray] = {}
+    for batch in _batches(asked, batch_tokens, 0):
+        states = Prefill(loaded, [a.ids for a in batch]).mean_states()
+        found.update(zip((a.key for a in batch), states, strict=True))
+        if progress:
+            progress(len(found), len(asked))
+    width = loaded.model.config.get_text_config().hidden_size
+    return np.array([found[a.key] for a in asked], np.float32).reshape(len(asked), width)
+
+
 def _asked(loaded: Loaded, prompts: Sequence[Prompt], reserve: int) -> list[_Asked]:
     room = loaded.max_length - reserve
     if room < 2:

@@ -9,14 +9,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apps.cli import app, session
 from apps.cli.data import DryRun
 from apps.cli.filters import Fields, Out, Source, lines_to, report, sink
+from apps.cli.session import Meter
 from curation.errors import UsageError
+
+if TYPE_CHECKING:
+    from curation.filters import Copies
+    from curation.formats import Repeatable
+    from curation.neighbours import Vectors
 
 ENGINES = ("auto", "here", "processes")
 Engine = Annotated[
@@ -44,6 +50,27 @@ def workers(engine: str, size: int) -> int:
     return filters.processes(engine, size)
 
 
+@contextmanager
+def opened(out: str, *sources: str) -> Iterator[tuple[Meter, Path, list[Repeatable]]]:
+    """A meter, a folder to work in, and the files to be read several times."""
+    from curation import formats
+
+    with session.progress() as meter, working_folder(out) as folder, ExitStack() as stack:
+        yield meter, folder, [stack.enter_context(formats.repeatable(path, folder)) for path in sources]
+
+
+def named(fields: str) -> list[str]:
+    """The fields that ``--fields`` names."""
+    return [name for name in fields.split(",") if name]
+
+
+def write_lines(out: str, dry_run: bool, parts: Iterator[bytes]) -> None:
+    """Whole lines to the output; they are read to the end where there is none, for what reading them finds."""
+    with lines_to(out, dry_run) as write:
+        for lines in parts:
+            write(lines)
+
+
 @app.command(epilog="Example: tilth dedup rows.jsonl --out kept.jsonl --clusters clusters.jsonl")
 def dedup(
     source: Source,
@@ -59,39 +86,66 @@ def dedup(
         int,
         typer.Option(min=0, help="Rows compared exactly with all others, to tell what was missed; 0: none."),
     ] = 500,
+    semantic: Annotated[
+        str, typer.Option(help="Look for other words too, with this encoder: bundled, a base or an adapter.")
+    ] = "",
+    vectors: Annotated[
+        Path | None, typer.Option(help="The same with vectors that you have: .npy or Parquet, one per row.")
+    ] = None,
+    cosine: Annotated[float, typer.Option(min=0.0, max=1.0, help="From which vectors mean the same.")] = 0.95,
+    resembling: Annotated[str, typer.Option(help="Where these go: id, resembles, score.")] = "",
+    drop_resembling: Annotated[
+        bool, typer.Option("--drop-resembling", help="Drop them too; they are only shown otherwise.")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Drop exact and near-duplicates; the first of each cluster stays. Every pair is verified by exact Jaccard."""
-    from curation import filters, formats
+    from curation import filters
     from curation.minhash import DuplicateRule
 
     start = time.perf_counter()
     rule = DuplicateRule(threshold=threshold, shingle=shingle)
-    wanted = [name for name in fields.split(",") if name]
     ids: dict[int, Any] = {}
-    with (
-        session.progress() as meter,
-        working_folder(out) as folder,
-        formats.repeatable(source, folder) as rows,
-    ):
+    with opened(out, source) as (meter, folder, (rows,)):
+        many = workers(engine, rows.size)
         found = filters.find_copies(
-            rows,
-            wanted,
-            rule,
-            folder,
-            workers=workers(engine, rows.size),
-            sample=sample,
-            progress=meter,
+            rows, named(fields), rule, folder, workers=many, sample=sample, progress=meter
         )
-        with lines_to(out, dry_run) as write:
-            for lines in filters.kept_lines(rows, found, ids if clusters else None):
-                write(lines)
+        made = _vectors(semantic, vectors, rows, found, named(fields), meter)
+        alike = {} if made is None else filters.find_resembling(made, found, cosine, meter)
+        stays, shown = found.stays.copy(), found.shared & bool(clusters)
+        stays[list(alike) if drop_resembling else []] = False
+        shown[[row for one, (other, _) in alike.items() for row in (one, other)]] = True
+        write_lines(out, dry_run, filters.kept_lines(rows, stays, shown, ids))
     if clusters:
         with sink(clusters, dry_run) as tell:
             for cluster in filters.clusters(found, ids):
                 tell(cluster)
-    result = {"rows": len(found.labels), "kept": found.kept, "clusters": found.clusters}
-    report(result | _checked(found), start, dry_run)
+    with sink(resembling, dry_run) as tell:
+        for row, (like, score) in alike.items():
+            tell({"id": ids[row], "resembles": ids[like], "score": round(score, 4)})
+    result = {"rows": len(stays), "kept": int(stays.sum()), "clusters": found.clusters}
+    more = {} if made is None else {"resembling": len(alike)}
+    report(result | more | _checked(found), start, dry_run)
+
+
+def _vectors(
+    semantic: str, path: Path | None, rows: Repeatable, found: Copies, fields: list[str], meter: Meter
+) -> Vectors | None:
+    """One vector for each row that stays: read, or made by an encoder; nothing where neither was asked for."""
+    if semantic and path:
+        raise UsageError("vectors come from an encoder or from a file", where="--vectors", next="Name one")
+    if path:
+        from curation import formats
+
+        return formats.read_vectors(path, len(found.labels))[found.stays]
+    if not semantic:
+        return None
+    from apps import learner
+    from curation import filters
+
+    encode = learner.encoder(session, semantic, meter)
+    return encode(filters.kept_texts(rows, found, fields))
 
 
 def _checked(found: Any) -> dict[str, Any]:
@@ -128,22 +182,16 @@ def decontaminate(
     dry_run: DryRun = False,
 ) -> None:
     """Drop rows that an evaluation set holds: the same text, a near-duplicate, a long overlap, or most of its words."""
-    from curation import filters, formats
+    from curation import filters
     from curation.leakage import LeakageRule
 
     start = time.perf_counter()
     rule = LeakageRule(ngram=ngram, threshold=threshold)
-    wanted = [name for name in fields.split(",") if name]
     ids: dict[int, Any] = {}
-    with session.progress() as meter, working_folder(out) as folder, ExitStack() as stack:
-        rows = stack.enter_context(formats.repeatable(source, folder))
-        sets = [stack.enter_context(formats.repeatable(path, folder)) for path in against]
-        found = filters.find_leaks(
-            rows, sets, wanted, rule, workers=workers(engine, rows.size), progress=meter
-        )
-        with lines_to(out, dry_run) as write:
-            for lines in filters.clean_lines(rows, found, ids):
-                write(lines)
+    with opened(out, source, *against) as (meter, _, (rows, *sets)):
+        many = workers(engine, rows.size)
+        found = filters.find_leaks(rows, sets, named(fields), rule, workers=many, progress=meter)
+        write_lines(out, dry_run, filters.clean_lines(rows, found, ids))
     with sink(matches, dry_run) as tell:
         for row, leak in found.leaks.items():
             told = {"id": ids[row], "matched": found.matched[leak.matched]}

@@ -13,6 +13,7 @@ from curation.formats.shapes import shape_of
 from curation.formats.shaping import LOSSES
 from curation.formats.sniff import FORCED, sniff
 from curation.formats.strict import parse
+from curation.formats.vectors import read_vectors
 from curation.formats.write import TARGETS, Converted, Written, convert, neutral, write
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "passages",
     "read",
     "read_objects",
+    "read_vectors",
     "repeatable",
     "shape_of",
     "sniff",

@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
 from tests.apps.test_cli import ROOT, tilth
 
 ROWS = [
@@ -78,3 +83,51 @@ def test_a_leak_is_reported_by_both_ids(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "r.jsonl").read_text())
     assert report == {"id": "c", "matched": "test.jsonl:t", "method": "exact", "score": 1.0}
     assert [json.loads(line)["id"] for line in (tmp_path / "k.jsonl").read_text().splitlines()] == ["a", "b"]
+
+
+SAYING = ["my parcel is lost", "the package never came", "who pays customs", "MY parcel is lost"]
+VECTORS = np.array([[1, 0, 0], [0.99, 0.1, 0], [0, 1, 0], [1, 0, 0]], np.float32)
+
+
+def said(folder: Path) -> None:
+    (folder / "rows.jsonl").write_text(
+        "".join(json.dumps({"id": f"r{i}", "text": text}) + "\n" for i, text in enumerate(SAYING))
+    )
+    np.save(folder / "v.npy", VECTORS)
+    listed = pa.array(VECTORS.tolist(), pa.list_(pa.float32()))
+    pq.write_table(pa.table({"n": [1, 2, 3, 4], "embedding": listed}), folder / "v.parquet")
+
+
+@pytest.mark.parametrize("vectors", ["v.npy", "v.parquet"])
+def test_rows_in_other_words_are_shown_and_dropped_only_when_asked(tmp_path: Path, vectors: str) -> None:
+    said(tmp_path)
+    words = ("dedup", "rows.jsonl", "--vectors", vectors, "--resembling", "r.jsonl", "--out", "k.jsonl")
+    found = tilth(*words, cwd=tmp_path)
+    assert (found["kept"], found["resembling"]) == (3, 1)
+    shown = json.loads((tmp_path / "r.jsonl").read_text())
+    assert shown == {"id": "r1", "resembles": "r0", "score": pytest.approx(0.99, abs=0.01)}
+    assert tilth(*words, "--drop-resembling", cwd=tmp_path)["kept"] == 2
+    kept = [json.loads(line)["id"] for line in (tmp_path / "k.jsonl").read_text().splitlines()]
+    assert kept == ["r0", "r2"]
+
+
+def test_vectors_that_do_not_fit_are_refused_and_never_unpickled(tmp_path: Path) -> None:
+    said(tmp_path)
+    np.save(tmp_path / "short.npy", VECTORS[:2])
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    pq.write_table(pa.table({"n": [1, 2, 3, 4]}), tmp_path / "none.parquet")
+    for name, code, word in (
+        ("short.npy", 2, "2 vectors"),
+        ("objects.npy", 5, "allow_pickle"),
+        ("none.parquet", 2, "0 columns"),
+    ):
+        told = tilth("dedup", "rows.jsonl", "--vectors", name, cwd=tmp_path, code=code)
+        assert word in told["error"]["what"]
+
+
+def test_the_bundled_base_can_be_the_encoder(tmp_path: Path) -> None:
+    said(tmp_path)
+    words = ("dedup", "rows.jsonl", "--semantic", "bundled", "--cosine", "0.9", "--drop-resembling")
+    found = tilth(*words, cwd=tmp_path)
+    assert found["kept"] == 3 - found["resembling"]
+    assert tilth(*words, "--vectors", "v.npy", cwd=tmp_path, code=2)["error"]["where"] == "--vectors"

@@ -49,7 +49,7 @@ def copies_of(path: Path, folder: Path, sample: int = 0, **more) -> tuple[filter
     ids: dict[int, object] = {}
     with formats.repeatable(path, folder) as source:
         found = filters.find_copies(source, [], RULE, folder, sample=sample, **more)
-        kept = b"".join(filters.kept_lines(source, found, ids))
+        kept = b"".join(filters.kept_lines(source, found.stays, found.shared, ids))
     return found, kept, list(filters.clusters(found, ids))
 
 
@@ -153,7 +153,7 @@ with tempfile.TemporaryDirectory() as folder, formats.repeatable(sys.argv[1], pa
     WORK
 """
 DEDUP = """found = filters.find_copies(source, [], minhash.DuplicateRule(), pathlib.Path(folder), sample=20)
-    print(found.kept, sum(len(part) for part in filters.kept_lines(source, found, {})))"""
+    print(sum(len(part) for part in filters.kept_lines(source, found.stays, found.shared, {})))"""
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not tell what is used")

@@ -58,15 +58,57 @@ def test_nearest_and_alike_are_those_of_brute_force(count, others, k, seed):
         wanted = sorted(((float(v), -j) for j, v in enumerate(row) if v >= 0.2), reverse=True)[:k]
         assert [j for j, _ in found] == [-j for _, j in wanted]
     within = neighbours.unit(one) @ neighbours.unit(one).T
-    wanted = [[i, j] for i in range(count) for j in range(i + 1, count) if within[i, j] >= 0.5]
-    assert len(wanted) == len(neighbours.alike(one, 0.5))
+    wanted = [[i, j] for j in range(count) for i in range(j) if within[i, j] >= 0.5]
+    pairs, scores = neighbours.alike(one, 0.5)
+    assert pairs.tolist() == wanted
+    assert scores == pytest.approx([within[i, j] for i, j in wanted])
 
 
 def test_the_size_of_blocks_changes_nothing(monkeypatch):
     vectors = np.random.default_rng(0).normal(size=(60, 3))
-    whole = sorted(neighbours.alike(vectors, 0.9).tolist())
+    whole = neighbours.alike(vectors, 0.9)[0].tolist()
     monkeypatch.setattr(neighbours, "_BLOCK", 7)
-    assert sorted(neighbours.alike(vectors, 0.9).tolist()) == whole
+    assert neighbours.alike(vectors, 0.9)[0].tolist() == whole
+
+
+@given(st.integers(0, 40), st.integers(0, 1000))
+def test_whoever_drops_the_followers_keeps_a_row_within_the_threshold_for_each(count, seed):
+    vectors = np.random.default_rng(seed).normal(size=(count, 3))
+    cosine = neighbours.unit(vectors) @ neighbours.unit(vectors).T
+    found = neighbours.followers(vectors, 0.8)
+    kept = [row for row in range(count) if row not in found]
+    for row, (like, score) in found.items():
+        assert like in kept
+        assert like < row
+        assert score == pytest.approx(max(cosine[row, i] for i in kept if i < row))
+    assert all(cosine[i, j] < 0.8 for i in kept for j in kept if i < j)
+
+
+def test_a_chain_of_small_steps_is_not_followed_to_its_end():
+    steps = np.array([[np.cos(a), np.sin(a)] for a in np.arange(0, 2, 0.3)])
+    found = neighbours.followers(steps, 0.9)
+    assert [like for like, _ in found.values()] == [0, 2, 4]
+    pairs, _ = neighbours.alike(
+        steps, 0.9
+    )  # the first neighbour of each, whether it stays or not, is a chain
+    assert {j: i for i, j in reversed(pairs.tolist())} == {j: j - 1 for j in range(1, 7)}
+
+
+def test_hidden_states_that_point_one_way_are_told_apart():
+    rng = np.random.default_rng(0)
+    meaning = rng.normal(size=(40, 100))
+    states = meaning + 20 * rng.normal(size=100) + 9 * rng.normal(size=(40, 1)) * rng.normal(size=100)
+    twice = np.concatenate([states, states + 0.1 * rng.normal(size=states.shape)])
+    wanted = [[i, i + 40] for i in range(40)]
+    assert neighbours.alike(neighbours.isotropic(twice), 0.9)[0].tolist() == wanted
+    assert len(neighbours.alike(twice, 0.9)[0]) > 1000  # as they are, nearly all are alike
+    assert neighbours.isotropic(twice[:0]).shape == (0, 100)
+
+
+def test_records_with_one_prompt_are_held_together():
+    rows = view("where is my parcel", "what happened to my package", "what happened to my package")
+    found = decided(neighbours.semantic_duplicates(rows, encode))
+    assert {key[0]: e["resembles"] for key, (_, e) in found.items()} == {"r1": "r0", "r2": "r0"}
 
 
 def test_vectors_of_nothing_resemble_nothing_and_broken_ones_are_refused():

@@ -214,3 +214,11 @@ def test_a_long_prompt_loses_its_beginning_and_a_warning_says_so(loaded):
         assert len(generate(loaded, ["word " * 400], 4)) == 1
     with pytest.raises(UsageError, match="no room for a prompt"):
         generate(loaded, ["q"], 10_000)
+
+
+def test_a_vector_is_that_of_its_prompt_whoever_shares_the_batch(loaded):
+    together = scoring.embed(loaded, PROMPTS)
+    assert together.shape == (len(PROMPTS), loaded.model.config.hidden_size)
+    for prompt, vector in zip(PROMPTS, together, strict=True):
+        assert scoring.embed(loaded, [prompt])[0] == pytest.approx(vector, abs=1e-4)
+    assert len(scoring.embed(loaded, [])) == 0
