@@ -244,9 +244,9 @@ def pair_shared(sets: Ragged, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _shared(a: Hashes, b: Hashes) -> int:
-    """A number in both sets stands twice in a row once both are sorted together."""
+    """A number in both sets stands twice in a row once both are sorted together: two runs, which a stable sort merges."""
     both = np.concatenate((a, b))
-    both.sort()
+    both.sort(kind="stable")
     return int(np.count_nonzero(both[1:] == both[:-1]))
 
 
