@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation import engine, formats, leakage, minhash, neighbours, recall, shingles
+from curation import contained, engine, formats, leakage, minhash, neighbours, recall, shingles
 from curation.errors import storage_errors
 from curation.formats import Block, Repeatable
 from curation.minhash import DuplicateRule
@@ -62,6 +62,7 @@ class Sketches:
         self.names: shingles.Hashes = np.empty((0, 2), np.uint64)
         self._names: list[shingles.Hashes] = []
         self._ends: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
+        self._made = 0
         self._stack = ExitStack()
         with storage_errors(folder):
             self._bands = [self._open(f"band-{number}") for number in range(bands)]
@@ -99,7 +100,8 @@ class Sketches:
     def sets(self, rows: NDArray[np.int64]) -> shingles.Ragged:
         """The sorted sets of some rows; they lie in a file that is mapped into memory."""
         ends = [np.zeros(1, np.int64)]
-        place = self.folder / f"sets-{len(rows)}"
+        self._made += 1
+        place = self.folder / f"sets-{self._made}"  # a file of its own: those before may still be mapped
         flat = _mapped(self.folder / "shingles")
         with storage_errors(self.folder), open(place, "wb") as file:
             sizes = self.offsets[rows + 1] - self.offsets[rows]
@@ -150,6 +152,7 @@ class Copies:
     labels: NDArray[np.int64]
     groups: minhash.Groups
     check: recall.Check | None
+    within: contained.Contained | None = None
 
     @cached_property
     def stays(self) -> Chosen:
@@ -175,11 +178,13 @@ def find_copies(
     *,
     workers: int = 1,
     sample: int = 0,
+    within: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> Copies:
     """The clusters of a file's rows. Columns go to ``folder``, where nothing is left that a caller may not delete.
 
-    ``sample`` rows are compared exactly with all others, to tell what was missed; 0 leaves that out.
+    ``sample`` rows are compared exactly with all others, to tell what was missed; 0 leaves that out. ``within``: also
+    look for rows that stay and of which a good part lies in another.
     """
     with Sketches(folder, rule.bands) as corpus:
         work = partial(_sketch, rule, fields, source.size)
@@ -192,7 +197,9 @@ def find_copies(
         shingles.kernels(source.size)
         groups = minhash.cluster(corpus, rule, lambda done, total: progress("comparing", done, total))
         check = recall.check(corpus, groups, rule, sample) if sample else None
-    return Copies(groups.labels, groups, check)
+        stays = groups.labels == np.arange(len(groups.labels))
+        held = contained.find_contained(corpus, stays) if within else None
+    return Copies(groups.labels, groups, check, held)
 
 
 def kept_lines(source: Repeatable, stays: Chosen, named: Chosen, ids: dict[int, Any]) -> Iterator[bytes]:

@@ -49,7 +49,7 @@ def check(corpus: Corpus, groups: Groups, rule: DuplicateRule, sample: int) -> C
     chosen = kept[np.argsort(corpus.names[kept, 0], kind="stable")[:sample]]
     sets = corpus.sets(chosen)
     prefixes = _prefixes(sets, rule.threshold)
-    near = [_near_the_sample(rows, start, sets, prefixes, rule) for start, rows in _placed(corpus.batches())]
+    near = [_near_the_sample(rows, start, sets, prefixes, rule) for start, rows in placed(corpus.batches())]
     pairs = np.concatenate([np.empty((0, 2), np.int64), *near])
     other, of = pairs[:, 0], chosen[pairs[:, 1]]
     counted = (first[other] == other) & (other != of)
@@ -60,7 +60,8 @@ def check(corpus: Corpus, groups: Groups, rule: DuplicateRule, sample: int) -> C
     return Check(len(chosen), len(other), int(found.sum()), joined, int(found.sum()))
 
 
-def _placed(batches: Iterable[shingles.Ragged]) -> Iterator[tuple[int, shingles.Ragged]]:
+def placed(batches: Iterable[shingles.Ragged]) -> Iterator[tuple[int, shingles.Ragged]]:
+    """Each batch with the number of its first text."""
     start = 0
     for rows in batches:
         yield start, rows
@@ -85,21 +86,25 @@ def _near_the_sample(
     rule: DuplicateRule,
 ) -> Pairs:
     """(text, sampled text) at the threshold or over it, among the texts of one batch."""
-    values, owner = prefixes
+    pairs = meeting(rows, *prefixes)
+    texts, row = np.unique(pairs[:, 0], return_inverse=True)
+    both = shingles.join([sets, shingles.as_sets(shingles.take(rows, texts))])
+    compared = np.column_stack([row + len(sets[1]) - 1, pairs[:, 1]])
+    near = pairs[shingles.pair_jaccard(both, compared) >= rule.threshold]
+    return near + np.array([start, 0])
+
+
+def meeting(rows: shingles.Ragged, values: shingles.Hashes, owner: NDArray[np.int64]) -> Pairs:
+    """(text of ``rows``, owner), each pair once, where the text holds one of the sorted ``values`` that the owner has."""
     known = np.zeros(_TABLE, bool)
     known[values & np.uint64(_TABLE - 1)] = True
     at = np.flatnonzero(known[rows[0] & np.uint64(_TABLE - 1)])
     low = np.searchsorted(values, rows[0][at], "left")
     count = np.searchsorted(values, rows[0][at], "right") - low
     text = np.searchsorted(rows[1], at, "right") - 1
-    codes, width = np.empty(0, np.int64), len(sets[1])
+    codes, width = np.empty(0, np.int64), int(owner.max(initial=0)) + 1
     for some in np.split(np.arange(len(at)), np.flatnonzero(np.diff(np.cumsum(count) // _STEP)) + 1):
         many, first = count[some], low[some]
         place = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many) + np.repeat(first, many)
         codes = np.union1d(codes, np.repeat(text[some], many) * width + owner[place])
-    pairs = np.column_stack(np.divmod(codes, width))
-    texts, row = np.unique(pairs[:, 0], return_inverse=True)
-    both = shingles.join([sets, shingles.as_sets(shingles.take(rows, texts))])
-    compared = np.column_stack([row + len(sets[1]) - 1, pairs[:, 1]])
-    near = pairs[shingles.pair_jaccard(both, compared) >= rule.threshold]
-    return near + np.array([start, 0])
+    return np.column_stack(np.divmod(codes, width))

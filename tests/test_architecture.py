@@ -12,7 +12,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-BASE = {"records", "text", "errors", "folding", "shingles", "kernels", "minhash", "recall", "calibration"}
+BASE = {
+    "records",
+    "text",
+    "errors",
+    "folding",
+    "shingles",
+    "kernels",
+    "minhash",
+    "recall",
+    "contained",
+    "calibration",
+}
 EDGES = {"config", "formats"}
 STAGES = {
     *("voting", "consensus", "dedup", "pii", "quality", "leakage", "neighbours", "acquisition", "snapshot"),
@@ -40,6 +51,7 @@ ALLOWED["kernels"] = set()
 ALLOWED["minhash"] = {"records", "errors", "text", "folding", "shingles"}
 ALLOWED["calibration"] = set()
 ALLOWED["recall"] = {"errors", "shingles", "minhash"}
+ALLOWED["contained"] = {"shingles", "minhash", "recall"}
 ALLOWED["errors"] = set()
 ALLOWED["snapshot"] = (
     BASE | EDGES | {"artifacts"}

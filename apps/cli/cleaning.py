@@ -86,6 +86,12 @@ def dedup(
         int,
         typer.Option(min=0, help="Rows compared exactly with all others, to tell what was missed; 0: none."),
     ] = 500,
+    contained: Annotated[
+        str,
+        typer.Option(
+            help="Where rows go of which a good part lies in another: id, within, share. They stay."
+        ),
+    ] = "",
     semantic: Annotated[
         str, typer.Option(help="Look for other words too, with this encoder: bundled, a base or an adapter.")
     ] = "",
@@ -109,13 +115,21 @@ def dedup(
     with opened(out, source) as (meter, folder, (rows,)):
         many = workers(engine, rows.size)
         found = filters.find_copies(
-            rows, named(fields), rule, folder, workers=many, sample=sample, progress=meter
+            rows,
+            named(fields),
+            rule,
+            folder,
+            workers=many,
+            sample=sample,
+            within=bool(contained),
+            progress=meter,
         )
         made = _vectors(semantic, vectors, rows, found, named(fields), meter)
         alike = {} if made is None else filters.find_resembling(made, found, cosine, meter)
         stays, shown = found.stays.copy(), found.shared & bool(clusters)
         stays[list(alike) if drop_resembling else []] = False
         shown[[row for one, (other, _) in alike.items() for row in (one, other)]] = True
+        shown[found.within.pairs if found.within else []] = True
         write_lines(out, dry_run, filters.kept_lines(rows, stays, shown, ids))
     if clusters:
         with sink(clusters, dry_run) as tell:
@@ -124,8 +138,16 @@ def dedup(
     with sink(resembling, dry_run) as tell:
         for row, (like, score) in alike.items():
             tell({"id": ids[row], "resembles": ids[like], "score": round(score, 4)})
+    if found.within:
+        with sink(contained, dry_run) as tell:
+            for (row, other), share in zip(
+                found.within.pairs.tolist(), found.within.share.tolist(), strict=True
+            ):
+                tell({"id": ids[row], "within": ids[other], "share": round(share, 4)})
     result = {"rows": len(stays), "kept": int(stays.sum()), "clusters": found.clusters}
     more = {} if made is None else {"resembling": len(alike)}
+    if found.within:
+        more |= {"contained": len(found.within.pairs), "contained_partial": found.within.partial}
     report(result | more | _checked(found), start, dry_run)
 
 

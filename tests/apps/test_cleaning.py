@@ -131,3 +131,13 @@ def test_the_bundled_base_can_be_the_encoder(tmp_path: Path) -> None:
     found = tilth(*words, cwd=tmp_path)
     assert found["kept"] == 3 - found["resembling"]
     assert tilth(*words, "--vectors", "v.npy", cwd=tmp_path, code=2)["error"]["where"] == "--vectors"
+
+
+def test_a_mail_that_lies_in_a_thread_is_shown_and_stays(tmp_path: Path) -> None:
+    mail = " ".join(f"word{i}" for i in range(40))
+    thread = " ".join([*(f"before{i}" for i in range(90)), mail, *(f"behind{i}" for i in range(90))])
+    lines = (json.dumps({"id": name, "text": value}) for name, value in (("mail", mail), ("thread", thread)))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    found = tilth("dedup", "rows.jsonl", "--contained", "c.jsonl", cwd=tmp_path)
+    assert (found["kept"], found["contained"], found["contained_partial"]) == (2, 1, 0)
+    assert json.loads((tmp_path / "c.jsonl").read_text()) == {"id": "mail", "within": "thread", "share": 1.0}
