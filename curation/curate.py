@@ -8,7 +8,7 @@ has not seen; a set stage runs over everything as soon as anything is new, and t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from curation import dedup, leakage, pii, quality, records, snapshot
 from curation.config import settings
-from curation.errors import GateRefused, UsageError
+from curation.errors import GateRefused
 from curation.ledger import Alias
 from curation.marks import Marks, marked
 from curation.question import is_closed
@@ -143,23 +143,6 @@ def curate(workspace: Workspace, *, progress: Progress = silent) -> Curated:
             ran.append(stage)
         decided[stage] = tally(workspace, stage, rules.of(stage))
     return Curated(decided, ran)
-
-
-def audit(workspace: Workspace, by: str) -> dict[str, list[dict[str, Any]]]:
-    """What a curator should see of all rows together: the limits that trusted rows suggest, formats that nearly all
-    keep and some break, and harsh words by slice of the column ``by``. Decides nothing."""
-    rules = Rules(workspace)
-    rows = view(workspace, rule=rules.scrub)
-    if by not in rows.column_names:
-        raise UsageError(f"there is no column {by!r}", where="--audit", next="Use source, lang or group")
-    fitted = quality.fitted(rows, rules.filters)
-    limits = [
-        {"limit": name, "now": getattr(rules.filters, name), "by trusted rows": getattr(fitted, name)}
-        for name in ("max_words", "repeats")
-    ]
-    formats = [asdict(found) for found in quality.conventions(rows)]
-    words = [asdict(found) | {"rate": round(found.rate, 4)} for found in quality.audit_words(rows, by)]
-    return {"limits": limits, "formats": formats, "harsh_words": words}
 
 
 def tally(workspace: Workspace, stage: str, rule: str) -> dict[str, int]:

@@ -53,19 +53,29 @@ def nearest(
     return found
 
 
+FEWEST = 20  # texts from which a mean says what they have in common, and not what each of them is
+
+
 def isotropic(vectors: Vectors) -> Vectors:
     """Vectors from the hidden states of a language model, fit to be compared by cosine.
 
     As they are, all of them point one way (Ethayarajh 2019, arXiv 1909.00512). Their mean goes, and then the
     directions that they vary most along, one per hundred dimensions (Mu and Viswanath 2018, arXiv 1702.01417, section
-    2.3). Vectors of an encoder that was trained for cosines need none of it.
+    2.3), and no more than one per fifty texts. Vectors of an encoder that was trained for cosines need none of it.
+    Raises :class:`UsageError` for fewer than :data:`FEWEST` texts; none give none.
     """
     made = np.asarray(vectors, np.float64)
     if not len(made):
         return np.asarray(vectors, np.float32)
+    if len(made) < FEWEST:
+        raise UsageError(
+            f"{len(made)} texts are too few to learn what their hidden states have in common",
+            next=f"Bring vectors of an encoder for similarity, or {FEWEST} texts",
+        )
     centred = made - made.mean(axis=0)
     _, directions = np.linalg.eigh(centred.T @ centred)  # by rising variance
-    most = directions[:, made.shape[1] - round(made.shape[1] / 100) :]
+    width = made.shape[1]
+    most = directions[:, width - min(round(width / 100), len(made) // 50) :]
     return (centred - centred @ most @ most.T).astype(np.float32)
 
 

@@ -32,7 +32,7 @@ STAGES = {
 STORES = {"ledger", "artifacts", "label_studio"}
 JOINS = {
     *("filters", "workspace", "intake", "question", "curate", "assemble", "passages", "people", "loop"),
-    *("health", "lineage", "relabel", "judging", "marks"),
+    *("health", "lineage", "relabel", "judging", "marks", "findings"),
 }
 
 # Each room of curation and what it may import of curation, beside itself.

@@ -200,6 +200,14 @@ def curate(
     audit: Annotated[
         str, typer.Option(help="Count formats and harsh words by this column: source, lang, group.")
     ] = "",
+    semantic: Annotated[
+        str,
+        typer.Option(help="Show records in other words, with this encoder: bundled, a base or an adapter."),
+    ] = "",
+    cosine: Annotated[float, typer.Option(min=0.0, max=1.0, help="From which vectors mean the same.")] = 0.95,
+    contained: Annotated[
+        bool, typer.Option("--contained", help="Show records of which a good part lies in another.")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Run the cleaning stages: exact duplicates, personal data, quality, near-duplicates, conflicts, leaks, quarrels."""
@@ -210,12 +218,8 @@ def curate(
         if explain:
             _explain(opened, explain)
             return
-        if audit:
-            found = stages.audit(opened, audit)
-            tables = (
-                grid([list(row.values()) for row in rows], list(rows[0])) for rows in found.values() if rows
-            )
-            session.report(found, "\n\n".join(tables) or "nothing to show")
+        if audit or semantic or contained:
+            _show(opened, audit, semantic, cosine, contained)
             return
         if dry_run:
             rules = stages.Rules(opened)
@@ -230,6 +234,22 @@ def curate(
     rows = [(stage, action, count) for stage, counts in decided.items() for action, count in counts.items()]
     session.report({"decided": decided, "ran": done.ran}, grid(rows, ("stage", "action", "rows")))
     strictly(strict, decided.get("scrub", {}).get("quarantine", 0))
+
+
+def _show(opened: Any, audit: str, semantic: str, cosine: float, contained: bool) -> None:
+    """What a curator asked to see of all rows together; nothing is decided."""
+    from curation import findings
+
+    found = findings.audit(opened, audit) if audit else {}
+    if contained:
+        found |= findings.within(opened)
+    if semantic:
+        from apps import learner
+
+        with session.progress() as meter:
+            found |= findings.resembling(opened, learner.encoder(session, semantic, meter), cosine)
+    tables = (grid([list(row.values()) for row in rows], list(rows[0])) for rows in found.values() if rows)
+    session.report(found, "\n\n".join(tables) or "nothing to show")
 
 
 def _explain(opened: Any, record: str) -> None:

@@ -126,10 +126,20 @@ def test_vectors_that_do_not_fit_are_refused_and_never_unpickled(tmp_path: Path)
 
 
 def test_the_bundled_base_can_be_the_encoder(tmp_path: Path) -> None:
-    said(tmp_path)
-    words = ("dedup", "rows.jsonl", "--semantic", "bundled", "--cosine", "0.9", "--drop-resembling")
-    found = tilth(*words, cwd=tmp_path)
-    assert found["kept"] == 3 - found["resembling"]
+    said = [
+        f"the {thing} of {name} is {state}"
+        for thing in ("parcel", "card")
+        for name in ("Ana", "Bo")
+        for state in ("lost", "late", "blue", "here", "at the depot in the north of the town")
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in said))
+    words = ("dedup", "rows.jsonl", "--semantic", "bundled", "--cosine", "0.5")
+    found = tilth(*words, "--drop-resembling", "--resembling", "r.jsonl", cwd=tmp_path)
+    shown = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert found["resembling"] == len(shown) > 0
+    assert found["kept"] == 20 - len(shown)
+    assert not {one["resembles"] for one in shown} & {one["id"] for one in shown}
+    np.save(tmp_path / "v.npy", VECTORS)
     assert tilth(*words, "--vectors", "v.npy", cwd=tmp_path, code=2)["error"]["where"] == "--vectors"
 
 

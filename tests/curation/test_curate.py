@@ -9,9 +9,10 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from curation import assemble, curate, workspace
+from curation import assemble, curate, findings, workspace
 from curation.curate import Rules
 from curation.errors import UsageError
 from curation.formats import Mapping
@@ -195,9 +196,29 @@ def test_the_audit_shows_limits_formats_and_words_and_decides_nothing(tmp_path):
     with open_workspace(folder, actor="ana") as opened:
         curate.curate(opened)
         before = opened.ledger.decisions().num_rows
-        found = curate.audit(opened, "source")
+        found = findings.audit(opened, "source")
         assert set(found) == {"limits", "formats", "harsh_words"}
         assert found["harsh_words"][0]["rows"] == 60
         assert opened.ledger.decisions().num_rows == before
         with pytest.raises(UsageError, match="no column"):
-            curate.audit(opened, "nothing")
+            findings.audit(opened, "nothing")
+
+
+def test_records_in_other_words_and_within_others_are_shown_and_nothing_is_decided(tmp_path):
+    mail, thread = prose(1, 40), f"{prose(2, 90)} {prose(1, 40)} {prose(3, 90)}"
+    prompts = {"mail": mail, "thread": thread, "same": prose(4), "again": prose(5)}
+    folder = ingested(tmp_path / "w", [row(name, GOOD, text) for name, text in prompts.items()])
+
+    def encode(texts):  # two prompts mean the same, whatever they share
+        ways = {prompts["same"]: (1.0, 0.1, 0), prompts["again"]: (1.0, 0, 0), mail: (0, 1.0, 0)}
+        return np.array([ways.get(text, (0, 0, 1.0)) for text in texts], np.float32)
+
+    with open_workspace(folder, actor="ana") as opened:
+        curate.curate(opened)
+        before, called = opened.ledger.decisions().num_rows, names(opened)
+        (like,) = findings.resembling(opened, encode, 0.95)["resembling"]
+        (held,) = findings.within(opened)["contained"]
+        assert {called[like["record"]], called[like["resembles"]]} == {"same", "again"}
+        assert (called[held["record"]], called[held["within"]]) == ("mail", "thread")
+        assert findings.resembling(opened, encode, 0.999)["resembling"] == []
+        assert opened.ledger.decisions().num_rows == before

@@ -103,6 +103,8 @@ def test_hidden_states_that_point_one_way_are_told_apart():
     assert neighbours.alike(neighbours.isotropic(twice), 0.9)[0].tolist() == wanted
     assert len(neighbours.alike(twice, 0.9)[0]) > 1000  # as they are, nearly all are alike
     assert neighbours.isotropic(twice[:0]).shape == (0, 100)
+    with pytest.raises(UsageError, match="3 texts are too few"):
+        neighbours.isotropic(twice[:3])
 
 
 def test_records_with_one_prompt_are_held_together():
