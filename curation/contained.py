@@ -38,6 +38,11 @@ class Contained:
     share: NDArray[np.float64]
     partial: int
 
+    def of(self, first: int) -> Contained:
+        """The pairs that hold a text of number ``first`` or more."""
+        some = (self.pairs >= first).any(axis=1)
+        return Contained(self.pairs[some], self.share[some], self.partial)
+
 
 def find_contained(corpus: Corpus, stays: NDArray[np.bool_]) -> Contained:
     """The pairs of texts that ``stay`` of which one holds a window's worth of the other: as many of its shingles as are

@@ -147,12 +147,14 @@ def _sketch(
 
 @dataclass(frozen=True)
 class Copies:
-    """What is a copy of what in a file: ``labels[i]`` is the first row of ``i``'s cluster, which is kept."""
+    """What is a copy of what in a file: ``labels[i]`` is the first row of ``i``'s cluster, which is kept. The first
+    ``before`` rows are those of the files that it was compared with."""
 
     labels: NDArray[np.int64]
     groups: minhash.Groups
     check: recall.Check | None
     within: contained.Contained | None = None
+    before: int = 0
 
     @cached_property
     def stays(self) -> Chosen:
@@ -161,12 +163,17 @@ class Copies:
 
     @cached_property
     def shared(self) -> Chosen:
-        """Whether each row is in a cluster of two or more."""
-        return np.bincount(self.labels, minlength=len(self.labels))[self.labels] > 1
+        """Whether each row is in a cluster of two or more rows, one of them of the file itself."""
+        size, own = (np.bincount(some, minlength=len(self.labels)) for some in (self.labels, self._own))
+        return ((size > 1) & (own > 0))[self.labels]
+
+    @property
+    def _own(self) -> NDArray[np.int64]:
+        return self.labels[self.before :]
 
     @property
     def clusters(self) -> int:
-        """How many clusters of two or more rows there are."""
+        """How many such clusters there are."""
         return int(np.count_nonzero(self.stays & self.shared))
 
 
@@ -176,6 +183,7 @@ def find_copies(
     rule: DuplicateRule,
     folder: Path,
     *,
+    before: Sequence[Repeatable] = (),
     workers: int = 1,
     sample: int = 0,
     within: bool = False,
@@ -184,34 +192,62 @@ def find_copies(
     """The clusters of a file's rows. Columns go to ``folder``, where nothing is left that a caller may not delete.
 
     ``sample`` rows are compared exactly with all others, to tell what was missed; 0 leaves that out. ``within``: also
-    look for rows that stay and of which a good part lies in another.
+    look for rows that stay and of which a good part lies in another. The rows of the files ``before`` come before those
+    of ``source``, and so stay.
     """
+    size = source.size + sum(held.size for held in before)
     with Sketches(folder, rule.bands) as corpus:
-        work = partial(_sketch, rule, fields, source.size)
-        rows = 0
-        for made, share in engine.run_batches(work, source.blocks(), processes=workers):
-            corpus.add(made)
-            rows += len(made)
-            progress("reading", rows, _about(rows, share))
+        work = partial(_sketch, rule, fields, size)
+        earlier = sum(_read(held, corpus, work, workers, progress) for held in before)
+        _read(source, corpus, work, workers, progress)
         corpus.close()
-        shingles.kernels(source.size)
+        shingles.kernels(size)
         groups = minhash.cluster(corpus, rule, lambda done, total: progress("comparing", done, total))
         check = recall.check(corpus, groups, rule, sample) if sample else None
         stays = groups.labels == np.arange(len(groups.labels))
-        held = contained.find_contained(corpus, stays) if within else None
-    return Copies(groups.labels, groups, check, held)
+        held = contained.find_contained(corpus, stays).of(earlier) if within else None
+    return Copies(groups.labels, groups, check, held, earlier)
 
 
-def kept_lines(source: Repeatable, stays: Chosen, named: Chosen, ids: dict[int, Any]) -> Iterator[bytes]:
+def _read(
+    source: Repeatable,
+    corpus: Sketches,
+    work: Callable[[Block], tuple[pa.RecordBatch, float]],
+    workers: int,
+    progress: Progress,
+) -> int:
+    """Sketch the rows of a file; how many they are."""
+    rows = 0
+    for made, share in engine.run_batches(work, source.blocks(), processes=workers):
+        corpus.add(made)
+        rows += len(made)
+        progress("reading", rows, _about(rows, share))
+    return rows
+
+
+def kept_lines(
+    source: Repeatable, stays: Chosen, named: Chosen, ids: dict[int, Any], first: int = 0
+) -> Iterator[bytes]:
     """The rows that stay, as they stand in the file, a block of them at a time. Fills ``ids`` with the id of each row
-    that is to be ``named``."""
-    start = 0
+    that is to be ``named``. The file's rows are those from ``first`` on."""
+    row = first
     for block in source.blocks():
         lines = block.rows()
-        for place in np.flatnonzero(named[start : start + len(lines)]).tolist():
-            ids[start + place] = id_of(lines[place], start + place)
-        yield _joined([lines[i] for i in np.flatnonzero(stays[start : start + len(lines)]).tolist()])
-        start += len(lines)
+        for place in np.flatnonzero(named[row : row + len(lines)]).tolist():
+            ids[row + place] = id_of(lines[place], row + place - first)
+        yield _joined([lines[i] for i in np.flatnonzero(stays[row : row + len(lines)]).tolist()])
+        row += len(lines)
+
+
+def name_rows(held: Sequence[Repeatable], named: Chosen, ids: dict[int, Any]) -> None:
+    """Fill ``ids`` with the file and id of each row of the files that were compared with, where it is to be named."""
+    first = 0
+    for source in held:
+        own: dict[int, Any] = {}
+        for _ in kept_lines(source, named, named, own, first):
+            pass
+        ids.update({row: f"{source.name}:{identity}" for row, identity in own.items()})
+        first += sum(len(block.rows()) for block in source.blocks())
 
 
 def _joined(lines: list[bytes]) -> bytes:
@@ -226,7 +262,8 @@ def id_of(line: bytes, number: int) -> Any:
 
 def clusters(copies: Copies, ids: Mapping[int, Any]) -> Iterable[dict[str, Any]]:
     """Each cluster of two or more rows by their ids; the first is the one that is kept."""
-    for number, members in enumerate(copies.groups.clusters()):
+    own = (members for members in copies.groups.clusters() if members[-1] >= copies.before)
+    for number, members in enumerate(own):
         named = [ids[i] for i in members.tolist()]
         yield {"cluster": number, "members": named, "kept": named[0]}
 
@@ -239,7 +276,7 @@ def find_resembling(
 ) -> dict[int, tuple[int, float]]:
     """Rows that stay and yet mean what an earlier one does, by the vectors of all that stay: the row, which one it
     resembles, and their cosine (:func:`curation.neighbours.followers`). Grows with the square of the rows."""
-    kept = np.flatnonzero(copies.stays).tolist()
+    kept = (np.flatnonzero(copies.stays[copies.before :]) + copies.before).tolist()
     found = neighbours.followers(vectors, cosine, partial(progress, "comparing vectors"))
     return {kept[row]: (kept[like], score) for row, (like, score) in sorted(found.items())}
 
@@ -247,7 +284,7 @@ def find_resembling(
 def kept_texts(source: Repeatable, copies: Copies, fields: Sequence[str]) -> list[str]:
     """The texts of the rows that stay, which an encoder reads; they are held in memory."""
     texts: list[str] = []
-    start = 0
+    start = copies.before
     for block in source.blocks():
         some = texts_of(block, fields)
         texts += [some[i] for i in np.flatnonzero(copies.stays[start : start + len(some)]).tolist()]

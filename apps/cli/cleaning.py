@@ -86,6 +86,10 @@ def dedup(
         int,
         typer.Option(min=0, help="Rows compared exactly with all others, to tell what was missed; 0: none."),
     ] = 500,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Rows that are there already: their copies are dropped. May be given again."),
+    ] = None,
     contained: Annotated[
         str,
         typer.Option(
@@ -112,13 +116,14 @@ def dedup(
     start = time.perf_counter()
     rule = DuplicateRule(threshold=threshold, shingle=shingle)
     ids: dict[int, Any] = {}
-    with opened(out, source) as (meter, folder, (rows,)):
+    with opened(out, source, *(against or ())) as (meter, folder, (rows, *before)):
         many = workers(engine, rows.size)
         found = filters.find_copies(
             rows,
             named(fields),
             rule,
             folder,
+            before=before,
             workers=many,
             sample=sample,
             within=bool(contained),
@@ -130,7 +135,8 @@ def dedup(
         stays[list(alike) if drop_resembling else []] = False
         shown[[row for one, (other, _) in alike.items() for row in (one, other)]] = True
         shown[found.within.pairs if found.within else []] = True
-        write_lines(out, dry_run, filters.kept_lines(rows, stays, shown, ids))
+        filters.name_rows(before, shown, ids)
+        write_lines(out, dry_run, filters.kept_lines(rows, stays, shown, ids, found.before))
     if clusters:
         with sink(clusters, dry_run) as tell:
             for cluster in filters.clusters(found, ids):
@@ -144,7 +150,8 @@ def dedup(
                 found.within.pairs.tolist(), found.within.share.tolist(), strict=True
             ):
                 tell({"id": ids[row], "within": ids[other], "share": round(share, 4)})
-    result = {"rows": len(stays), "kept": int(stays.sum()), "clusters": found.clusters}
+    own = stays[found.before :]
+    result = {"rows": len(own), "kept": int(own.sum()), "clusters": found.clusters}
     more = {} if made is None else {"resembling": len(alike)}
     if found.within:
         more |= {"contained": len(found.within.pairs), "contained_partial": found.within.partial}
@@ -160,7 +167,8 @@ def _vectors(
     if path:
         from curation import formats
 
-        return formats.read_vectors(path, len(found.labels))[found.stays]
+        own = found.stays[found.before :]
+        return formats.read_vectors(path, len(own))[own]
     if not semantic:
         return None
     from apps import learner

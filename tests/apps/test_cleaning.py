@@ -151,3 +151,26 @@ def test_a_mail_that_lies_in_a_thread_is_shown_and_stays(tmp_path: Path) -> None
     found = tilth("dedup", "rows.jsonl", "--contained", "c.jsonl", cwd=tmp_path)
     assert (found["kept"], found["contained"], found["contained_partial"]) == (2, 1, 0)
     assert json.loads((tmp_path / "c.jsonl").read_text()) == {"id": "mail", "within": "thread", "share": 1.0}
+
+
+def test_what_was_there_already_stays_and_its_copies_are_dropped(tmp_path: Path) -> None:
+    (tmp_path / "new.jsonl").write_text(LINES)
+    old = [ROWS[1] | {"id": "o1"}, {"id": "o2", "prompt": "quite another", "completion": "no"}]
+    old.append(old[1] | {"id": "o3"})  # copies among the old rows are nobody's business here
+    (tmp_path / "old.jsonl").write_text("".join(json.dumps(row) + "\n" for row in old))
+    words = ("dedup", "new.jsonl", "--against", "old.jsonl", "--out", "k.jsonl", "--clusters", "c.jsonl")
+    found = tilth(*words, cwd=tmp_path)
+    assert (found["rows"], found["kept"], found["clusters"]) == (3, 1, 1)
+    assert [json.loads(line)["id"] for line in (tmp_path / "k.jsonl").read_text().splitlines()] == ["c"]
+    cluster = json.loads((tmp_path / "c.jsonl").read_text())
+    assert cluster == {"cluster": 0, "members": ["old.jsonl:o1", "a", "b"], "kept": "old.jsonl:o1"}
+    assert tilth("dedup", "new.jsonl", "--against", "new.jsonl", cwd=tmp_path)["kept"] == 0
+
+
+def test_a_row_that_lies_in_one_that_was_there_is_named_with_its_file(tmp_path: Path) -> None:
+    mail = " ".join(f"word{i}" for i in range(40))
+    thread = " ".join([*(f"before{i}" for i in range(90)), mail])
+    (tmp_path / "old.jsonl").write_text(json.dumps({"text": "short"}) + "\n" + json.dumps({"text": thread}))
+    (tmp_path / "new.jsonl").write_text(json.dumps({"id": "mail", "text": mail}))
+    tilth("dedup", "new.jsonl", "--against", "old.jsonl", "--contained", "c.jsonl", cwd=tmp_path)
+    assert json.loads((tmp_path / "c.jsonl").read_text())["within"] == "old.jsonl:1"
