@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation import shingles
-from curation.minhash import Corpus, Pairs
+from curation.grouping import Corpus, Pairs
 from curation.recall import meeting, placed
 
 SHARE = 0.8  # of a window's shingles

@@ -1,7 +1,7 @@
 """Which records say the same thing: exact duplicates, near-duplicates, and records that contradict each
 other.
 
-Duplicates are found by :mod:`curation.minhash`: proposed by MinHash, verified by the exact Jaccard index.
+Duplicates are found by :mod:`curation.grouping`: proposed by MinHash, verified by the exact Jaccard index.
 What stays follows a rank and then ids, so the order in which records arrived changes nothing.
 
 Nothing here compares the completions of one record with each other: several references of a record are what
@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from curation import records
 from curation.errors import UsageError
-from curation.minhash import DuplicateRule, Groups, exact_key, group
+from curation.grouping import Groups, group
+from curation.minhash import DuplicateRule, exact_key
 from curation.text import normalise, tokens
 
 Rank = Mapping[str, Any]

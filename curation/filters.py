@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation import contained, engine, formats, leakage, minhash, neighbours, recall, shingles
+from curation import contained, engine, formats, grouping, leakage, minhash, neighbours, recall, shingles
 from curation.errors import storage_errors
 from curation.formats import Block, Repeatable
 from curation.minhash import DuplicateRule
@@ -55,7 +55,7 @@ def _about(rows: int, share: float) -> int | None:
 
 
 class Sketches:
-    """A :class:`curation.minhash.Corpus` in a folder: one file for each band's keys, one for all shingles."""
+    """A :class:`curation.grouping.Corpus` in a folder: one file for each band's keys, one for all shingles."""
 
     def __init__(self, folder: Path, bands: int) -> None:
         self.folder = folder
@@ -151,7 +151,7 @@ class Copies:
     ``before`` rows are those of the files that it was compared with."""
 
     labels: NDArray[np.int64]
-    groups: minhash.Groups
+    groups: grouping.Groups
     check: recall.Check | None
     within: contained.Contained | None = None
     before: int = 0
@@ -202,7 +202,7 @@ def find_copies(
         _read(source, corpus, work, workers, progress)
         corpus.close()
         shingles.kernels(size)
-        groups = minhash.cluster(corpus, rule, lambda done, total: progress("comparing", done, total))
+        groups = grouping.cluster(corpus, rule, lambda done, total: progress("comparing", done, total))
         check = recall.check(corpus, groups, rule, sample) if sample else None
         stays = groups.labels == np.arange(len(groups.labels))
         held = contained.find_contained(corpus, stays).of(earlier) if within else None

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import contained, dedup, minhash, neighbours, quality
+from curation import contained, dedup, grouping, neighbours, quality
 from curation.curate import Rules, blocked, without
 from curation.errors import UsageError
 from curation.workspace import Workspace, view
@@ -78,7 +78,7 @@ def within(workspace: Workspace) -> Findings:
     for row in dedup.keeping_order(dedup.rows_of(rows), None):
         texts.setdefault(row.record, row.text(rules.duplicates.fields))
     names = sorted(texts)
-    corpus = minhash.InMemory([texts[name] for name in names], rules.duplicates)
+    corpus = grouping.InMemory([texts[name] for name in names], rules.duplicates)
     made = contained.find_contained(corpus, np.ones(len(names), bool))
     return {
         "contained": [

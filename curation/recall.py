@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation import shingles
-from curation.minhash import Corpus, DuplicateRule, Groups, Pairs, first_of_name
+from curation.grouping import Corpus, Groups, Pairs, first_of_name
+from curation.minhash import DuplicateRule
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ Ragged = tuple[Hashes, Offsets]
 
 BATCH_CHARACTERS = 1 << 22  # texts hashed at once: keeps the working arrays near 150 MB whatever the corpus
 _STRETCH = 1 << 18  # bytes hashed at once by numpy: their arrays stay in the second-level cache
+_PAIR = 512  # characters that numpy hashes and signs in the time in which it compares two sets
 WORTH_COMPILING = 1 << 25  # characters from which loading the compiled loops (half a second) pays
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd
@@ -234,7 +235,7 @@ def pair_jaccard(sets: Ragged, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
 def pair_shared(sets: Ragged, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many numbers the two sets of each pair share."""
     flat, offsets = sets
-    if module := kernels():
+    if module := kernels(len(pairs) * _PAIR):
         shared = np.empty(len(pairs), np.int64)
         module.shared(flat, offsets[:-1], np.diff(offsets), pairs, shared)
         return shared

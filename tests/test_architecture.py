@@ -20,6 +20,7 @@ BASE = {
     "shingles",
     "kernels",
     "minhash",
+    "grouping",
     "recall",
     "contained",
     "calibration",
@@ -50,8 +51,9 @@ ALLOWED["shingles"] = {"errors", "folding", "kernels"}
 ALLOWED["kernels"] = set()
 ALLOWED["minhash"] = {"records", "errors", "text", "folding", "shingles"}
 ALLOWED["calibration"] = set()
-ALLOWED["recall"] = {"errors", "shingles", "minhash"}
-ALLOWED["contained"] = {"shingles", "minhash", "recall"}
+ALLOWED["grouping"] = {"shingles", "minhash"}
+ALLOWED["recall"] = {"errors", "shingles", "minhash", "grouping"}
+ALLOWED["contained"] = {"shingles", "grouping", "recall"}
 ALLOWED["errors"] = set()
 ALLOWED["snapshot"] = (
     BASE | EDGES | {"artifacts"}

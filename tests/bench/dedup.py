@@ -37,7 +37,8 @@ from pathlib import Path
 import numpy as np
 
 from curation import shingles, text
-from curation.minhash import DuplicateRule, components, group
+from curation.grouping import components, group
+from curation.minhash import DuplicateRule
 
 RULE = DuplicateRule()
 ROOT = Path(__file__).parents[2]

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from curation import text
-from curation.minhash import DuplicateRule, components, group
+from curation import shingles, text
+from curation.grouping import components, group
+from curation.minhash import DuplicateRule
 from tests.bench.dedup import SHARED
 
 Pair = tuple[int, int]
@@ -161,5 +162,6 @@ def lines() -> Iterable[str]:
     if not SHARED.exists():
         yield f"no data at {SHARED}"
         return
+    shingles.kernels(shingles.WORTH_COMPILING)  # small sets, but a grid of rules over each
     yield from records()
     yield from families()

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from curation import contained, minhash, shingles, text
+from curation import contained, grouping, minhash, shingles, text
 
 RULE = minhash.DuplicateRule()
 WORDS = [f"w{i}" for i in range(4000)]
@@ -18,7 +18,7 @@ def prose(seed: int, words: int) -> list[str]:
 
 
 def found_in(texts: list[str]) -> dict[tuple[int, int], float]:
-    corpus = minhash.InMemory(texts, RULE)
+    corpus = grouping.InMemory(texts, RULE)
     made = contained.find_contained(corpus, np.ones(len(texts), bool))
     return {(a, b): share for (a, b), share in zip(made.pairs.tolist(), made.share.tolist(), strict=True)}
 
@@ -55,7 +55,7 @@ def test_what_lies_in_a_longer_text_is_found_with_its_share():
     assert (41, 40) in wanted  # a page of two manuals, a quarter of each
     assert 0.2 < wanted[41, 40] < 0.3
     assert found_in(texts) == pytest.approx(wanted)
-    assert minhash.group(texts, RULE).clusters() == []  # none of them is a near-duplicate
+    assert grouping.group(texts, RULE).clusters() == []  # none of them is a near-duplicate
 
 
 def test_without_windows_the_shared_page_is_missed(monkeypatch):
@@ -89,7 +89,7 @@ def test_the_order_and_the_size_of_batches_change_nothing(monkeypatch):
 def test_what_everybody_quotes_proposes_no_pairs_and_is_counted():
     disclaimer = " ".join(prose(1, 40))
     texts = [disclaimer, *(" ".join([*prose(10 + i, 30), disclaimer]) for i in range(300))]
-    corpus = minhash.InMemory(texts, RULE)
+    corpus = grouping.InMemory(texts, RULE)
     made = contained.find_contained(corpus, np.ones(len(texts), bool))
     assert len(made.pairs) == 0
     assert made.partial >= 1

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation import dedup, minhash, shingles, text
+from curation import dedup, grouping, minhash, shingles, text
 from curation.dedup import find_duplicates
 from curation.errors import UsageError
 from curation.minhash import DuplicateRule
@@ -64,7 +64,7 @@ def proposed_unverified(texts: list[str], rule: DuplicateRule) -> set[tuple[int,
     """What banding alone proposes."""
     keys = minhash.band_keys(minhash.signatures(minhash.shingle_hashes(texts, rule), rule), rule)
     alone = np.arange(len(texts))
-    blocks = (block for band in keys.T for block in minhash.candidate_pairs(minhash.buckets(band), alone))
+    blocks = (block for band in keys.T for block in grouping.candidate_pairs(grouping.buckets(band), alone))
     return {(min(pair), max(pair)) for block in blocks for pair in block.tolist()}
 
 
@@ -119,8 +119,8 @@ def test_clusters_are_those_of_brute_force(texts):
     rule = DuplicateRule(threshold=0.7, shingle=2, bands=256, rows=1)
     sets = [text.shingles(value, 2) for value in texts]
     pairs = [(i, j) for i, j in combinations(range(len(texts)), 2) if text.jaccard(sets[i], sets[j]) >= 0.7]
-    labels = minhash.group(texts, rule).labels
-    assert labels.tolist() == minhash.components(len(texts), np.array(pairs, np.int64)).tolist()
+    labels = grouping.group(texts, rule).labels
+    assert labels.tolist() == grouping.components(len(texts), np.array(pairs, np.int64)).tolist()
 
 
 def test_signatures_agree_as_often_as_the_sets_overlap(corpus):
@@ -182,9 +182,9 @@ def test_clusters_do_not_depend_on_the_size_of_batches(corpus, monkeypatch):
 )
 def test_components_do_not_depend_on_the_order_of_pairs(size, pairs, shuffled):
     pairs = [(a % size, b % size) for a, b in pairs]
-    labels = minhash.components(size, np.array(pairs, np.int64)).tolist()
+    labels = grouping.components(size, np.array(pairs, np.int64)).tolist()
     shuffled.shuffle(pairs)
-    assert minhash.components(size, np.array([p[::-1] for p in pairs], np.int64)).tolist() == labels
+    assert grouping.components(size, np.array([p[::-1] for p in pairs], np.int64)).tolist() == labels
     assert all(labels[a] == labels[b] <= min(a, b) for a, b in pairs)
     assert all(labels[label] == label for label in labels)
 
@@ -192,7 +192,7 @@ def test_components_do_not_depend_on_the_order_of_pairs(size, pairs, shuffled):
 @given(st.lists(st.integers(0, 40), max_size=60), st.integers(0, 2))
 def test_buckets_hold_the_texts_that_share_a_key_and_no_other(values, shift):
     keys = np.array(values, np.uint64) << np.uint64(20 * shift)  # also keys that agree in their lower half
-    order, start, size = minhash.buckets(keys)
+    order, start, size = grouping.buckets(keys)
     found = [order[s : s + n].tolist() for s, n in zip(start.tolist(), size.tolist(), strict=True)]
     wanted = [[i for i, v in enumerate(values) if v == value] for value in sorted(set(values))]
     assert found == [places for places in wanted if len(places) > 1]
@@ -204,13 +204,13 @@ def test_buckets_hold_the_texts_that_share_a_key_and_no_other(values, shift):
 def verified_pairs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts, from now on, the pairs that are compared exactly."""
     counted: list[int] = []
-    original = minhash.verify
+    original = grouping.verify
 
     def counting(sets, pairs, threshold):
         counted.append(len(pairs))
         return original(sets, pairs, threshold)
 
-    monkeypatch.setattr(minhash, "verify", counting)
+    monkeypatch.setattr(grouping, "verify", counting)
     return counted
 
 
@@ -253,8 +253,8 @@ def test_duplicates_inside_a_wide_bucket_are_found_by_what_sets_them_apart(monke
     ids = list(range(1500)) + [f"copy of {i}" for i in copies]
     pairs = {frozenset(c.members) for c in find_duplicates(ids, texts + list(copies.values()), RULE).clusters}
     assert sum({i, f"copy of {i}"} in pairs for i in copies) / len(copies) >= 0.99
-    monkeypatch.setattr(minhash, "RESIDUES", 0)
-    monkeypatch.setattr(minhash, "LEADERS", 0)
+    monkeypatch.setattr(grouping, "RESIDUES", 0)
+    monkeypatch.setattr(grouping, "LEADERS", 0)
     blind = find_duplicates(ids, texts + list(copies.values()), RULE).clusters
     assert len(blind) < 0.9 * len(copies)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curation import filters, formats, minhash, recall, shingles
+from curation import filters, formats, grouping, recall, shingles
 from curation.errors import IntegrityError, UsageError
 from curation.leakage import LeakageRule
 from curation.minhash import DuplicateRule
@@ -57,13 +57,13 @@ def test_a_file_gives_the_clusters_that_its_texts_give(tmp_path):
     texts = corpus(400)
     path = written(tmp_path / "rows.jsonl", texts)
     found, kept, clusters = copies_of(path, tmp_path / "work")
-    labels = minhash.group(texts, RULE).labels
+    labels = grouping.group(texts, RULE).labels
     assert found.labels.tolist() == labels.tolist()
     lines = path.read_bytes().splitlines(keepends=True)
     assert kept == b"".join(line for i, line in enumerate(lines) if labels[i] == i)
     assert [c["kept"] for c in clusters] == [c["members"][0] for c in clusters]
     places = [[int(m[1:]) for m in c["members"]] for c in clusters]
-    assert places == [c.tolist() for c in minhash.group(texts, RULE).clusters()]
+    assert places == [c.tolist() for c in grouping.group(texts, RULE).clusters()]
     assert all(place == sorted(place) for place in places)
 
 
@@ -187,10 +187,10 @@ def test_a_file_larger_than_the_memory_that_is_left_is_done_and_is_more_than_rea
 
 def test_the_sample_finds_what_brute_force_finds():
     texts = corpus(300)
-    made = minhash.InMemory(texts, RULE)
-    groups = minhash.cluster(made, RULE)
+    made = grouping.InMemory(texts, RULE)
+    groups = grouping.cluster(made, RULE)
     found = recall.check(made, groups, RULE, 10_000)
-    distinct = np.flatnonzero(minhash.first_of_name(made.names) == np.arange(300))
+    distinct = np.flatnonzero(grouping.first_of_name(made.names) == np.arange(300))
     sets = made.sets(distinct)
     every = np.array([[i, j] for i in range(len(distinct)) for j in range(i)])
     near = int((shingles.pair_jaccard(sets, every) >= RULE.threshold).sum())
@@ -201,18 +201,18 @@ def test_the_sample_finds_what_brute_force_finds():
 def test_the_sample_notices_a_banding_that_misses_pairs():
     texts = [" ".join(["x", *prose(i // 2).split()[: 56 + 4 * (i % 2)]]) for i in range(600)]
     poor = DuplicateRule(bands=1, rows=64)
-    made = minhash.InMemory(texts, poor)
-    assert recall.check(made, minhash.cluster(made, poor), poor, 600).recall < 0.5
-    good = minhash.InMemory(texts, RULE)
-    assert recall.check(good, minhash.cluster(good, RULE), RULE, 600).recall == 1.0
+    made = grouping.InMemory(texts, poor)
+    assert recall.check(made, grouping.cluster(made, poor), poor, 600).recall < 0.5
+    good = grouping.InMemory(texts, RULE)
+    assert recall.check(good, grouping.cluster(good, RULE), RULE, 600).recall == 1.0
 
 
 def test_the_sample_depends_on_content_and_not_on_order():
     texts = corpus(200)
     turned = list(reversed(texts))
-    one, other = (minhash.InMemory(t, RULE) for t in (texts, turned))
-    assert recall.check(one, minhash.cluster(one, RULE), RULE, 40) == recall.check(
-        other, minhash.cluster(other, RULE), RULE, 40
+    one, other = (grouping.InMemory(t, RULE) for t in (texts, turned))
+    assert recall.check(one, grouping.cluster(one, RULE), RULE, 40) == recall.check(
+        other, grouping.cluster(other, RULE), RULE, 40
     )
 
 
