@@ -9,11 +9,11 @@ from curation.quality.conventions import Convention, conventions, find_inconsist
 from curation.quality.filters import (
     CATALOGUE,
     Finding,
-    QualityRule,
     explain,
     find_low_quality,
     fitted,
 )
+from curation.quality.measures import QualityRule
 from curation.quality.scores import find_unhelped, ifd, perplexity, perplexity_ratio
 
 __all__ = [
