@@ -268,6 +268,13 @@ def clusters(copies: Copies, ids: Mapping[int, Any]) -> Iterable[dict[str, Any]]
         yield {"cluster": number, "members": named, "kept": named[0]}
 
 
+def within(copies: Copies, ids: Mapping[int, Any]) -> Iterator[dict[str, Any]]:
+    """Each row of which a good part lies in another, which one that is, and how much of it."""
+    if found := copies.within:
+        for (row, other), share in zip(found.pairs.tolist(), found.share.tolist(), strict=True):
+            yield {"id": ids[row], "within": ids[other], "share": round(share, 4)}
+
+
 # --- Other words ------------------------------------------------------------------------------------
 
 
@@ -279,6 +286,12 @@ def find_resembling(
     kept = (np.flatnonzero(copies.stays[copies.before :]) + copies.before).tolist()
     found = neighbours.followers(vectors, cosine, partial(progress, "comparing vectors"))
     return {kept[row]: (kept[like], score) for row, (like, score) in sorted(found.items())}
+
+
+def resembling(alike: Mapping[int, tuple[int, float]], ids: Mapping[int, Any]) -> Iterator[dict[str, Any]]:
+    """What :func:`find_resembling` found, with ids for rows."""
+    for row, (like, score) in alike.items():
+        yield {"id": ids[row], "resembles": ids[like], "score": round(score, 4)}
 
 
 def kept_texts(source: Repeatable, copies: Copies, fields: Sequence[str]) -> list[str]:
@@ -353,3 +366,10 @@ def clean_lines(source: Repeatable, found: Overlaps, ids: dict[int, Any]) -> Ite
                 clean.append(line)
             row += 1
         yield _joined(clean)
+
+
+def leaks(found: Overlaps, ids: Mapping[int, Any]) -> Iterator[dict[str, Any]]:
+    """Each row that leaks by its id, what it is matched with, and by which method."""
+    for row, leak in found.leaks.items():
+        told = {"id": ids[row], "matched": found.matched[leak.matched]}
+        yield told | {"method": leak.method, "score": leak.score}

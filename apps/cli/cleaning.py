@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,6 +71,14 @@ def write_lines(out: str, dry_run: bool, parts: Iterator[bytes]) -> None:
             write(lines)
 
 
+def tell_all(out: str, dry_run: bool, rows: Iterable[dict[str, Any]]) -> None:
+    """Objects to a file, one a line; nothing without a file."""
+    if out:
+        with sink(out, dry_run) as tell:
+            for row in rows:
+                tell(row)
+
+
 @app.command(epilog="Example: tilth dedup rows.jsonl --out kept.jsonl --clusters clusters.jsonl")
 def dedup(
     source: Source,
@@ -113,6 +121,8 @@ def dedup(
     from curation import filters
     from curation.minhash import DuplicateRule
 
+    if semantic and vectors:
+        raise UsageError("vectors come from an encoder or from a file", where="--vectors", next="Name one")
     start = time.perf_counter()
     rule = DuplicateRule(threshold=threshold, shingle=shingle)
     ids: dict[int, Any] = {}
@@ -131,25 +141,12 @@ def dedup(
         )
         made = _vectors(semantic, vectors, rows, found, named(fields), meter)
         alike = {} if made is None else filters.find_resembling(made, found, cosine, meter)
-        stays, shown = found.stays.copy(), found.shared & bool(clusters)
-        stays[list(alike) if drop_resembling else []] = False
-        shown[[row for one, (other, _) in alike.items() for row in (one, other)]] = True
-        shown[found.within.pairs if found.within else []] = True
+        stays, shown = _marked(found, alike, clusters=bool(clusters), dropping=drop_resembling)
         filters.name_rows(before, shown, ids)
         write_lines(out, dry_run, filters.kept_lines(rows, stays, shown, ids, found.before))
-    if clusters:
-        with sink(clusters, dry_run) as tell:
-            for cluster in filters.clusters(found, ids):
-                tell(cluster)
-    with sink(resembling, dry_run) as tell:
-        for row, (like, score) in alike.items():
-            tell({"id": ids[row], "resembles": ids[like], "score": round(score, 4)})
-    if found.within:
-        with sink(contained, dry_run) as tell:
-            for (row, other), share in zip(
-                found.within.pairs.tolist(), found.within.share.tolist(), strict=True
-            ):
-                tell({"id": ids[row], "within": ids[other], "share": round(share, 4)})
+    tell_all(clusters, dry_run, filters.clusters(found, ids) if clusters else ())
+    tell_all(resembling, dry_run, filters.resembling(alike, ids))
+    tell_all(contained, dry_run, filters.within(found, ids))
     own = stays[found.before :]
     result = {"rows": len(own), "kept": int(own.sum()), "clusters": found.clusters}
     more = {} if made is None else {"resembling": len(alike)}
@@ -158,12 +155,23 @@ def dedup(
     report(result | more | _checked(found), start, dry_run)
 
 
+def _marked(
+    found: Copies, alike: dict[int, tuple[int, float]], *, clusters: bool, dropping: bool
+) -> tuple[Any, Any]:
+    """Which rows stay, and which will be shown by their ids."""
+    stays, shown = found.stays.copy(), found.shared & clusters
+    if dropping:
+        stays[list(alike)] = False
+    shown[[row for one, (other, _) in alike.items() for row in (one, other)]] = True
+    if found.within:
+        shown[found.within.pairs] = True
+    return stays, shown
+
+
 def _vectors(
     semantic: str, path: Path | None, rows: Repeatable, found: Copies, fields: list[str], meter: Meter
 ) -> Vectors | None:
     """One vector for each row that stays: read, or made by an encoder; nothing where neither was asked for."""
-    if semantic and path:
-        raise UsageError("vectors come from an encoder or from a file", where="--vectors", next="Name one")
     if path:
         from curation import formats
 
@@ -222,10 +230,7 @@ def decontaminate(
         many = workers(engine, rows.size)
         found = filters.find_leaks(rows, sets, named(fields), rule, workers=many, progress=meter)
         write_lines(out, dry_run, filters.clean_lines(rows, found, ids))
-    with sink(matches, dry_run) as tell:
-        for row, leak in found.leaks.items():
-            told = {"id": ids[row], "matched": found.matched[leak.matched]}
-            tell(told | {"method": leak.method, "score": leak.score})
+    tell_all(matches, dry_run, filters.leaks(found, ids))
     methods = Counter(leak.method for leak in found.leaks.values())
     result = {"rows": found.rows, "removed": len(found.leaks), "by_method": dict(methods)}
     report(result, start, dry_run)
