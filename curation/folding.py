@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ def _encoded(text: str) -> bytes:
     return raw.strip()  # a letter may have become a space and a mark
 
 
-@cache
+@lru_cache(1 << 16)
 def folded_alone(character: str) -> str | None:
     """What normalising makes of a character wherever it stands; ``None`` where what stands beside it takes part.
 
