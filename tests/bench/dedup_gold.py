@@ -1,5 +1,5 @@
 """What de-duplication finds where people know what is the same: prompts made from one example under many templates,
-and bibliographic records of one paper. For :mod:`tests.bench.dedup`.
+bibliographic records of one paper, descriptions of one set of facts. For :mod:`tests.bench.dedup`.
 
 The default rule, and the best of a grid chosen on other rows than those it is scored on (even against odd examples;
 the set's validation pairs against its test pairs), beside datasketch as its README uses it: 128 permutations,
@@ -8,6 +8,7 @@ threshold 0.8, no verification.
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 import re
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from curation import shingles, text
+from curation import neighbours, shingles, text
 from curation.grouping import components, group
 from curation.minhash import DuplicateRule
 from tests.bench.dedup import SHARED
@@ -157,11 +158,39 @@ def records() -> Iterator[str]:
     yield _line("Structured-DBLP-ACM", str(len(asked)), best, lambda made: score(made(texts), gold, asked))
 
 
+# --- One meaning in other words ---------------------------------------------------------------------
+
+
+def other_words(count: int = 1500) -> Iterator[str]:
+    """Descriptions of restaurants: two of one set of facts mean the same. By hidden states of the bundled base, as they
+    are and without what all of them share."""
+    from training.score import embed
+
+    (path,) = (SHARED / "instr-e2e-nlg").glob("*dev*.csv")
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    random.Random(0).shuffle(rows)
+    facts = np.array([row["mr"] for row in rows[:count]])
+    same = facts[:, None] == facts[None]
+    gold = (int(same.sum()) - count) // 2
+    states = embed("bundled", [row["ref"] for row in rows[:count]])
+    yield f"instr-e2e-nlg, {count} texts: pairs of one set of facts, precision and recall by cosine"
+    for name, vectors in (("as they are", states), ("isotropic", neighbours.isotropic(states))):
+        pairs, cosine = neighbours.alike(vectors, 0.8)
+        right = same[pairs[:, 0], pairs[:, 1]]
+        told = (
+            f"{least}: {right[cosine >= least].mean():.2f} {right[cosine >= least].sum() / gold:.3f}"
+            for least in (0.8, 0.9, 0.95)
+        )
+        yield f"  {name:12} {'  '.join(told)}"
+
+
 def lines() -> Iterable[str]:
-    """Both, or a word that the data is not there."""
+    """All, or a word that the data is not there."""
     if not SHARED.exists():
         yield f"no data at {SHARED}"
         return
     shingles.kernels(shingles.WORTH_COMPILING)  # small sets, but a grid of rules over each
     yield from records()
+    yield from other_words()
     yield from families()
