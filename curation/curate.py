@@ -106,7 +106,7 @@ class Rules:
         items = self.workspace.ledger.eval_items()
         reserved = records.digest(records.canonical_json(items.to_pydict()))
         return self._digest(
-            "leak", version=2, rule=self.overlaps.digest(), scrub=self.scrub, reserved=reserved
+            "leak", version=3, rule=self.overlaps.digest(), scrub=self.scrub, reserved=reserved
         )
 
     @cached_property

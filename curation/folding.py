@@ -32,9 +32,8 @@ TABLE = bytes.maketrans(  # lower case; and a space for what str.split takes for
 )
 
 _ASCII = bytes(range(128))
-_FEW = (
-    4  # a text of which less than one byte in so many is beyond ASCII has its characters looked up one by one
-)
+# A text of which at most one byte in so many is beyond ASCII has its characters looked up one by one.
+_FEW = 4
 
 
 def fold(texts: Sequence[str]) -> Folded:
