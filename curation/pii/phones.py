@@ -41,9 +41,17 @@ def search(
     for start, end in _candidates(text):
         before = max(0, start - 1)
         piece = text[before : end + 3]
+        whole = text[start:end]
+        # Digits alone are tried as they are, unless the search for candidates had to break a longer run.
+        if whole.isdecimal() and not text[before:start].isdecimal():
+            free, numbers = False, [whole]
+        else:
+            free, numbers = _parts(piece, leniency)
         settled: dict[tuple[str, int], Any] = {}
-        for region in _hopeful(piece, tuple(regions), leniency):
+        for region in regions:
             tick()
+            if not free and not any(_is_valid(number, region, leniency) for number in numbers):
+                continue
             taken = False
             for match in _matcher()(piece, region, leniency, settled):
                 yield before + match.start, before + match.end
@@ -61,8 +69,8 @@ def _candidates(text: str) -> Iterator[tuple[int, int]]:
             yield match.span()
 
 
-def _hopeful(piece: str, regions: tuple[str, ...], leniency: int) -> list[str]:
-    """The regions in which some part of the candidate has the shape of a number.
+def _parts(piece: str, leniency: int) -> tuple[bool, list[str]]:
+    """Whether a part of the candidate says more than its digits do, and the digits of all others.
 
     As long as nothing matches, every region is shown the same parts: they are collected once.
     """
@@ -70,10 +78,32 @@ def _hopeful(piece: str, regions: tuple[str, ...], leniency: int) -> list[str]:
     for _ in _collector()(piece, leniency, tried):
         pass
     parts = [part for part in tried if enough_digits(part)]
-    if any(_is_free(part) for part in parts):
-        return list(regions)
-    digits = ["".join(_DIGIT.findall(part)) for part in parts]
-    return [region for region in regions if any(_shape(region).fullmatch(number) for number in digits)]
+    free = any(_is_free(part) for part in parts)
+    return free, [] if free else [_digits(part) for part in parts]
+
+
+def _digits(part: str) -> str:
+    return "".join(_DIGIT.findall(part))
+
+
+@lru_cache(maxsize=1 << 14)
+def _is_valid(number: str, region: str, leniency: int) -> bool:
+    """Whether digits without any sign are a number dialled in ``region``, by phonenumbers' own verdict.
+
+    Its parser looks at nothing else of a candidate that holds neither a plus nor a letter. Only numbers that are to be
+    valid are judged here; how their digits are grouped, which a stricter search asks for, is for the matcher to say.
+    """
+    from phonenumbers import Leniency, NumberParseException, PhoneNumberMatcher, parse, phonenumbermatcher
+
+    if leniency != Leniency.VALID:
+        return True
+    if not _shape(region).fullmatch(number) or _lacks_prefix(number, region):
+        return False
+    try:
+        read = parse(number, region, keep_raw_input=True)
+    except NumberParseException:
+        return False
+    return bool(phonenumbermatcher._verify(leniency, read, number, PhoneNumberMatcher(number, region)))
 
 
 def _is_free(part: str) -> bool:
@@ -93,6 +123,13 @@ def _names_its_country(candidate: str) -> bool:
     return code is not None and any(int(code[1][:n]) in COUNTRY_CODE_TO_REGION_CODE for n in (1, 2, 3))
 
 
+# A number is valid where it is one of these.
+_KINDS = (
+    *("fixed_line", "mobile", "toll_free", "premium_rate", "shared_cost"),
+    *("personal_number", "voip", "pager", "uan", "voicemail"),
+)
+
+
 @cache
 def _shape(region: str) -> re.Pattern[str]:
     """What the digits of a number dialled in ``region`` must look like to be valid: after its
@@ -104,7 +141,9 @@ def _shape(region: str) -> re.Pattern[str]:
     sharing: list[Any] = [
         PhoneMetadata.metadata_for_region(r, None) for r in COUNTRY_CODE_TO_REGION_CODE[here.country_code]
     ]
-    numbers = "|".join(f"(?:{m.general_desc.national_number_pattern})" for m in sharing if m is not None)
+    kinds = [getattr(m, kind) for m in sharing if m is not None for kind in _KINDS]
+    patterns = {k.national_number_pattern for k in kinds if k is not None and k.national_number_pattern}
+    numbers = "|".join(f"(?:{pattern})" for pattern in sorted(patterns))
     prefix = here.national_prefix_for_parsing or ""
     # A transform rule rewrites what follows the prefix, so nothing can be said about it.
     rewritten = (
@@ -113,6 +152,44 @@ def _shape(region: str) -> re.Pattern[str]:
     abroad = rf"(?:{here.international_prefix})\d*" if here.international_prefix else r"(?!)"
     # A national prefix is taken off once before the country code is settled and once after.
     return re.compile(rf"{abroad}|(?:{here.country_code})?(?:{prefix}){{0,2}}(?:{numbers}){rewritten}")
+
+
+def _lacks_prefix(number: str, region: str) -> bool:
+    """Whether the digits can only be a number without a prefix, of a form that is never written without one."""
+    prefixed, forms = _forms(region)
+    if prefixed.match(number):
+        return False
+    for leading, whole, needs_prefix in forms:
+        if leading.match(number) and whole.fullmatch(number):
+            return needs_prefix
+    return False
+
+
+@cache
+def _forms(region: str) -> tuple[re.Pattern[str], list[tuple[re.Pattern[str], re.Pattern[str], bool]]]:
+    """How a number with a prefix of any kind starts in ``region``; and its forms in order: leading digits, whole
+    number, and whether the national prefix has to be there. The first form that fits counts."""
+    from phonenumbers import PhoneMetadata, region_code_for_country_code
+
+    here: Any = PhoneMetadata.metadata_for_region(region, None)
+    main: Any = PhoneMetadata.metadata_for_region(region_code_for_country_code(here.country_code), None)
+    prefixes = [here.international_prefix, here.national_prefix_for_parsing, str(here.country_code)]
+    prefixed = re.compile("|".join(f"(?:{prefix})" for prefix in prefixes if prefix))
+    return prefixed, [
+        (
+            re.compile((form.leading_digits_pattern or [""])[-1]),
+            re.compile(form.pattern),
+            _asks_for_prefix(form),
+        )
+        for form in main.number_format
+    ]
+
+
+def _asks_for_prefix(form: Any) -> bool:
+    """A rule that is the first group alone, or in brackets, asks for no prefix."""
+    rule = form.national_prefix_formatting_rule
+    optional = form.national_prefix_optional_when_formatting
+    return bool(rule) and not optional and re.fullmatch(r"\(?\\1\)?", rule) is None
 
 
 @lru_cache(maxsize=1)
@@ -129,14 +206,14 @@ def _matcher() -> Any:
             self._settled = settled
 
         def _parse_and_verify(self, candidate: str, offset: int) -> Any:
-            digits = "".join(_DIGIT.findall(candidate))
+            digits = _digits(candidate)
             if len(digits) < FEWEST_DIGITS:
                 return None
             if _names_its_country(candidate):
                 if (candidate, offset) not in self._settled:
                     self._settled[candidate, offset] = super()._parse_and_verify(candidate, offset)
                 return self._settled[candidate, offset]
-            if not _is_free(candidate) and not _shape(self.preferred_region).fullmatch(digits):
+            if not _is_free(candidate) and not _is_valid(digits, self.preferred_region, self.leniency):
                 return None
             return super()._parse_and_verify(candidate, offset)
 

@@ -91,6 +91,59 @@ def test_the_gate_property_sees_a_gate_that_is_too_narrow(monkeypatch: pytest.Mo
     )
 
 
+# --- what is remembered, and what is rearranged -----------------------------------------------------------------
+
+form_like = st.lists(
+    st.one_of(
+        st.text("0123456789", min_size=1, max_size=5),
+        st.sampled_from([*".-:/()@,'#_$%+", "am", "p.m.", "km", "no", "order", "www.", "acme.com", "bc1q", "8)", "x"]),
+    ),
+    min_size=1,
+    max_size=6,
+).map("".join)  # fmt: skip
+
+
+@cache
+def tokeniser() -> Any:
+    from curation.pii.context import _Tokeniser
+
+    return _Tokeniser("en")
+
+
+@settings(max_examples=400, deadline=None)
+@given(form_like, st.permutations("0123456789"))
+def test_what_is_remembered_of_a_number_holds_for_all_of_its_form(word: str, other: Sequence[str]) -> None:
+    twin = word.translate(str.maketrans("0123456789", "".join(other)))
+    for one in (word, twin):
+        assert tokeniser()._of_word(one) == list(tokeniser()._ask(one))
+
+
+def test_without_the_list_of_exceptions_a_smiley_would_be_taken_for_any_number() -> None:
+    from curation.pii.context import _numbered_exceptions, _Tokeniser
+
+    careless = _Tokeniser("en")
+    careless._special = _numbered_exceptions([])
+    assert [careless._of_word(word) for word in ("8)", "7)")] != [
+        list(careless._ask(w)) for w in ("8)", "7)")
+    ]
+
+
+def test_a_host_ends_where_presidios_own_list_of_domains_ends_it() -> None:
+    import regex
+
+    source = next(r for r in patterns.registered("en") if type(r).__name__ == "UrlRecognizer")
+    for pattern in source.patterns:
+        before, after = (
+            regex.compile(p, source.global_regex_flags)
+            for p in (pattern.regex, patterns._grouped(pattern.regex))
+        )
+        assert len(after.pattern) < len(before.pattern) * 0.6
+        domains = regex.findall(r"\(\?:([a-z]{2,})\)", pattern.regex)
+        assert len(domains) > 500
+        text = " ".join(f"http://a.{d}/x b.{d}zz 'c.{d}' http://d.{d.upper()}" for d in domains[::3])
+        assert [m.span() for m in after.finditer(text)] == [m.span() for m in before.finditer(text)]
+
+
 def number_like(draw: random.Random) -> str:
     digits = "".join(draw.choices("0123456789", k=draw.randint(6, 18)))
     separator, size = draw.choice(("", "", " ", "-", ".", "/")), draw.choice((2, 3, 4))
