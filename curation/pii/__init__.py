@@ -14,7 +14,7 @@ from __future__ import annotations
 from curation.pii.aliases import Alias, Aliaser, Collision, collisions
 from curation.pii.rule import KEPT_TYPES, MODES, THRESHOLD, ScrubRule, rule_digest
 from curation.pii.scan import LAYERS, Scanner
-from curation.pii.scrub import Scrubbed, Scrubber, scrub_texts, scrub_view, stands_in
+from curation.pii.scrub import Scrubbed, Scrubber, Unit, scrub_texts, scrub_view, stands_in
 from curation.pii.spans import Edit, Mark, Span, Unscanned, resolve
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Scrubbed",
     "Scrubber",
     "Span",
+    "Unit",
     "Unscanned",
     "collisions",
     "resolve",

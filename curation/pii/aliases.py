@@ -372,7 +372,7 @@ class AliasIndex:
     def find(self, text: str) -> list[tuple[int, int]]:
         """Where aliases stand as whole words: ranges that do not overlap, in text order, the longest
         first."""
-        if not self._all:
+        if not self._all or self._lengths.keys().isdisjoint(_HEADS.findall(text)):
             return []
         found, at = [], 0
         for match in _HEADS.finditer(text):

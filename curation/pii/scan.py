@@ -8,7 +8,8 @@ is no partial answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from curation.pii.fold import encoded, fold, unwrapped
 from curation.pii.patterns import Deadline, Layer, PatternLayer
@@ -23,6 +24,19 @@ ENCODED = "ENCODED"
 
 # What may be taken from a text without its line breaks: types whose format or checksum is proof enough.
 _PROVEN = frozenset({"CREDIT_CARD", "IBAN_CODE", "EMAIL_ADDRESS", "UUID", "CRYPTO", "US_SSN"})
+
+
+@runtime_checkable
+class Together(Protocol):
+    """A layer that looks at several texts for less than at each, and finds in each what it would find in it alone."""
+
+    def find_all(self, texts: Sequence[str], language: str, deadline: Deadline) -> list[list[Span]]:
+        """What :meth:`curation.pii.patterns.Layer.find` finds in each of the texts."""
+        ...
+
+
+Ahead = Mapping[tuple[int, str, str], list[Span]]
+"""What was found already, by the number of the layer, the language and the text."""
 
 
 def _patterns(rule: ScrubRule) -> Layer:
@@ -59,6 +73,49 @@ class Scanner:
 
         Without a language the text is scanned in every language of the rule. Raises :class:`Unscanned`.
         """
+        return self._scan(text, language, {})
+
+    def scan_all(self, texts: Sequence[tuple[str, str | None]]) -> list[list[Span] | Unscanned]:
+        """What :meth:`scan` says of each text in its language, or why it could not be scanned.
+
+        Layers that can are shown the texts together first. Where that fails, each text is looked at by itself, so
+        that one that cannot be scanned holds no other back.
+        """
+        ahead = self._look_ahead(texts) if len(texts) > 1 and not self.missing else {}
+        found: list[list[Span] | Unscanned] = []
+        for text, language in texts:
+            try:
+                found.append(self._scan(text, language, ahead))
+            except Unscanned as error:
+                found.append(error)
+        return found
+
+    def _look_ahead(self, texts: Sequence[tuple[str, str | None]]) -> Ahead:
+        by_language: dict[str, dict[str, None]] = {}
+        for text, language in texts:
+            primary = _primary(language)
+            if primary in self.rule.languages and len(text) <= self.rule.window:
+                by_language.setdefault(primary, {})[fold(text).text] = None
+        ahead: dict[tuple[int, str, str], list[Span]] = {}
+        for number, layer in enumerate(self._layers):
+            if isinstance(layer, Together):
+                for language, some in by_language.items():
+                    for text, spans in self._ask_together(layer, list(some), language):
+                        ahead[number, language, text] = spans
+        return ahead
+
+    def _ask_together(
+        self, layer: Together, texts: list[str], language: str
+    ) -> Iterator[tuple[str, list[Span]]]:
+        """Texts with what the layer found; none where it failed, which the text to blame will say when it is asked
+        about alone."""
+        try:
+            found = layer.find_all(texts, language, Deadline(self.rule.timeout * len(texts)))
+        except Exception:
+            return
+        yield from zip(texts, found, strict=True)
+
+    def _scan(self, text: str, language: str | None, ahead: Ahead) -> list[Span]:
         languages = self._languages(language)
         if self.missing:
             raise Unscanned("; ".join(self.missing))
@@ -67,30 +124,30 @@ class Scanner:
                 f"{len(text):,} characters are more than the {self.rule.longest:,} that are scanned"
             )
         deadline = Deadline(self.rule.timeout)
-        spans = [span for name in languages for span in self._read(text, name, deadline)]
+        spans = [span for name in languages for span in self._read(text, name, deadline, ahead)]
         return resolve(spans, self.rule.kept) if spans else []
 
     def _languages(self, language: str | None) -> Sequence[str]:
         if language is None:
             return self.rule.languages
-        primary = language.replace("_", "-").split("-")[0].lower()
+        primary = _primary(language)
         if primary not in self.rule.languages:
             raise Unscanned(f"language {language[:35]!r} is not one of {', '.join(self.rule.languages)}")
         return (primary,)
 
-    def _read(self, text: str, language: str, deadline: Deadline) -> Iterator[Span]:
+    def _read(self, text: str, language: str, deadline: Deadline, ahead: Ahead) -> Iterator[Span]:
         """Every reading of the text: folded, without line breaks, and inside its base64 words."""
         folded = fold(text)
-        for span in self._not_allowed(folded.text, self._windows(folded.text, language, deadline)):
+        for span in self._not_allowed(folded.text, self._windows(folded.text, language, deadline, ahead)):
             yield span.at(*folded.back(span.start, span.end))
         if (joined := unwrapped(folded.text)) is not None:
             flat, joins = joined
-            for span in self._windows(flat.text, language, deadline):
+            for span in self._windows(flat.text, language, deadline, ahead):
                 start, end = flat.back(span.start, span.end)
                 if _is_proven(span, flat.text) and any(start < join < end for join in joins):
                     yield span.at(*folded.back(start, end))
         for start, end, inside in encoded(folded.text):
-            if found := self._windows(inside, language, deadline):
+            if found := self._windows(inside, language, deadline, ahead):
                 score = max(span.score for span in found)
                 yield Span(*folded.back(start, end), ENCODED, score)
 
@@ -101,25 +158,28 @@ class Scanner:
         free = [s for s in spans if text[s.start : s.end].casefold() in self._allow]
         return [s for s in spans if not any(f.start <= s.start and s.end <= f.end for f in free)]
 
-    def _windows(self, text: str, language: str, deadline: Deadline) -> list[Span]:
+    def _windows(self, text: str, language: str, deadline: Deadline, ahead: Ahead) -> list[Span]:
         """Spans of a text of any length. Each window answers for what starts in it, the overlap's halves
         apart."""
         if len(text) <= self.rule.window:
-            return self._look(text, language, deadline)
+            return self._look(text, language, deadline, ahead)
         step, half = self.rule.window - self.rule.overlap, self.rule.overlap // 2
         found: list[Span] = []
         for start in range(0, max(1, len(text) - self.rule.overlap), step):
             end = min(start + self.rule.window, len(text))
             first = start + half if start else 0
             last = end - half if end < len(text) else len(text)
-            spans = self._look(text[start:end], language, deadline)
+            spans = self._look(text[start:end], language, deadline, ahead)
             moved = (s.at(s.start + start, s.end + start) for s in spans)
             found += [_to_word_end(s, text) if s.end == end else s for s in moved if first <= s.start < last]
         return found
 
-    def _look(self, text: str, language: str, deadline: Deadline) -> list[Span]:
+    def _look(self, text: str, language: str, deadline: Deadline, ahead: Ahead) -> list[Span]:
         deadline.left()
-        found = [span for layer in self._layers for span in self._ask(layer, text, language, deadline)]
+        found: list[Span] = []
+        for number, layer in enumerate(self._layers):
+            known = ahead.get((number, language, text))
+            found += self._ask(layer, text, language, deadline) if known is None else known
         if self._deny is not None:
             found += [Span(*match.span(), TERM, 1.0) for match in self._deny.finditer(text)]
         return found
@@ -132,6 +192,11 @@ class Scanner:
             raise
         except Exception as error:
             raise Unscanned(f"{type(layer).__name__} failed with {type(error).__name__}") from None
+
+
+def _primary(language: str | None) -> str:
+    """The language of a tag, without region: "en" of "en-GB"; empty without a tag."""
+    return (language or "").replace("_", "-").split("-")[0].lower()
 
 
 def _terms(terms: Sequence[str]) -> re.Pattern[str] | None:

@@ -10,9 +10,9 @@ of it passes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
@@ -25,7 +25,9 @@ from curation.records import DECISIONS, canonical_json, decision, table
 
 _OPAQUE = "\ufffc"  # the object replacement character: no letter, no digit, no space, no part of any pattern
 _MASK = re.compile(r"<[A-Z][A-Z_]*_\d+>")
+_Told = TypeVar("_Told")
 _ROUNDS = 6
+_TOGETHER = 64  # records of a view that are scrubbed together
 # Types of the names model: words that are personal because of what they say, not of how they are written.
 _WORDY = frozenset(
     {"PERSON", "LOCATION", "ORGANIZATION", "STREET_ADDRESS", "ZIP_CODE", "AGE", "TITLE", "NRP"}
@@ -52,6 +54,25 @@ class Scrubbed:
         return any(self.edits)
 
 
+class Unit(NamedTuple):
+    """The parts of one record, to be scrubbed together.
+
+    ``terse`` are the numbers of parts that are no prose, such as a tag: a word there is a name only where it is one
+    in another part, while whatever has a format of its own is found as everywhere. What somebody ``marked`` is found
+    wherever it stands.
+    """
+
+    parts: Sequence[str]
+    language: str | None = None
+    terse: Collection[int] = ()
+    marked: Collection[Mark] = ()
+
+
+Asking = Generator[list[str], list[list[Span]], _Told]
+"""Work that hands out texts and gets their spans back, until it has what it was for. Whoever drives it may scan the
+texts of many at once."""
+
+
 class Scrubber:
     """A rule and a key at work. ``known`` are the aliases registered so far, such as rows of the ledger.
 
@@ -76,16 +97,10 @@ class Scrubber:
         Types that the rule keeps are among them. Raises :class:`Unscanned` at the first text that cannot be
         scanned.
         """
-        return [self._scan(text, (), language) for text in texts]
-
-    def _scan(self, text: str, opaque: Sequence[tuple[int, int]], language: str | None) -> list[Span]:
-        """Spans of ``text`` with the ``opaque`` ranges hidden; aliases are hidden too, where there is
-        anything at all."""
-        hidden = _hide(text, opaque)
-        spans = self.scanner.scan(hidden, language)
-        if spans and (clean := self._hidden(hidden)) != hidden:
-            spans = self.scanner.scan(clean, language)
-        return spans
+        (found,) = self._driven([self._seen(texts, {})], [language])
+        if isinstance(found, Unscanned):
+            raise found
+        return found
 
     def scrub(
         self,
@@ -95,17 +110,65 @@ class Scrubber:
         terse: Collection[int] = (),
         marked: Collection[Mark] = (),
     ) -> Scrubbed:
-        """Scrub the parts of one record together. Raises :class:`Unscanned`; no parts give no texts.
+        """Scrub the parts of one record together; see :class:`Unit`. Raises :class:`Unscanned`; no parts give no
+        texts."""
+        (done,) = self.scrub_all([Unit(parts, language, terse, marked)])
+        if isinstance(done, Unscanned):
+            raise done
+        return done
 
-        ``terse`` are the numbers of parts that are no prose, such as a tag: a word there is a name only where it is
-        one in another part, while whatever has a format of its own is found as everywhere. What somebody ``marked`` is
-        found wherever it stands.
+    def scrub_all(self, units: Sequence[Unit]) -> list[Scrubbed | Unscanned]:
+        """Each unit scrubbed as by itself, or why it could not be; their texts are scanned together, which is cheaper.
+
+        Only where two values lead to one alias does the second's depend on the company: whichever was scanned clean
+        first keeps it.
         """
-        literals = {_literal(mark) for mark in marked}
+        return self._driven([self._work(unit) for unit in units], [unit.language for unit in units])
+
+    def _driven(
+        self, work: Sequence[Asking[_Told]], languages: Sequence[str | None]
+    ) -> list[_Told | Unscanned]:
+        """What each piece of work comes to. Its texts, in its language, are scanned with those that the others want
+        at the same time; a text that cannot be scanned ends the work that asked for it, and no other."""
+        done: dict[int, _Told | Unscanned] = {}
+        given: dict[int, list[list[Span]] | None] = dict.fromkeys(range(len(work)))
+        while given:
+            wanted: dict[int, list[str]] = {}
+            for number, spans in given.items():
+                try:
+                    wanted[number] = next(work[number]) if spans is None else work[number].send(spans)
+                except StopIteration as stop:
+                    done[number] = stop.value
+                except Unscanned as error:
+                    done[number] = error
+            asked = [(text, languages[number]) for number, texts in wanted.items() for text in texts]
+            told = iter(self.scanner.scan_all(asked))
+            given = {}
+            for number, texts in wanted.items():
+                answers = [next(told) for _ in texts]
+                failed = next((answer for answer in answers if isinstance(answer, Unscanned)), None)
+                if failed is not None:
+                    done[number] = failed
+                else:
+                    given[number] = [answer for answer in answers if not isinstance(answer, Unscanned)]
+        return [done[number] for number in range(len(work))]
+
+    def _seen(self, hidden: Sequence[str], known: dict[str, list[Span]]) -> Asking[list[list[Span]]]:
+        """Spans of texts in which what was replaced is hidden; aliases are hidden too, where there is anything at all.
+        ``known`` holds what was seen of the same record so far, so that no text is scanned twice."""
+        yield from _ask(hidden, known)
+        clean = [self._hidden(text) if known[text] else text for text in hidden]
+        yield from _ask(clean, known)
+        return [known[text] for text in clean]
+
+    def _work(self, unit: Unit) -> Asking[Scrubbed]:
+        """Scan, replace and scan again until nothing more is found. Raises :class:`Unscanned` where that never ends."""
+        parts = unit.parts
         edits: list[list[Edit]] = [[] for _ in parts]
+        known: dict[str, list[Span]] = {}
         left: list[list[Span]] | None = None
         for _ in range(_ROUNDS):
-            more, kept = self._found(parts, edits, language, terse, literals)
+            more, kept = yield from self._found(unit, edits, known)
             left = kept if left is None else left
             if not any(more):
                 texts = tuple(cut(*pair) for pair in zip(parts, edits, strict=True))
@@ -116,28 +179,22 @@ class Scrubber:
         raise Unscanned(f"after {_ROUNDS} rounds the scrubbed text still held personal data")
 
     def _found(
-        self,
-        parts: Sequence[str],
-        edits: Sequence[Sequence[Edit]],
-        language: str | None,
-        terse: Collection[int],
-        marked: set[_Literal],
-    ) -> tuple[list[list[Span]], list[list[Span]]]:
+        self, unit: Unit, edits: Sequence[Sequence[Edit]], known: dict[str, list[Span]]
+    ) -> Asking[tuple[list[list[Span]], list[list[Span]]]]:
         """What a scan of every part as it stands now finds, in offsets of the part as it was given; and what it finds
         and leaves, in offsets of the part as it stands."""
-        now = [cut(part, done) for part, done in zip(parts, edits, strict=True)]
-        places = [placed(done) for done in edits]
-        seen = [
-            [s for s in self._scan(text, opaque, language) if i not in terse or s.entity_type not in _WORDY]
-            for i, (text, opaque) in enumerate(zip(now, places, strict=True))
-        ]
+        now = [cut(part, done) for part, done in zip(unit.parts, edits, strict=True)]
+        hidden = [_hide(text, placed(done)) for text, done in zip(now, edits, strict=True)]
+        seen = yield from self._seen(hidden, known)
+        for number in unit.terse:
+            seen[number] = [span for span in seen[number] if span.entity_type not in _WORDY]
         kept = [[s for s in spans if s.entity_type in self.rule.kept] for spans in seen]
         found = [[s for s in spans if s.entity_type not in self.rule.kept] for spans in seen]
-        values = _values(now, found) | _values(parts, edits) | marked
+        values = _values(now, found) | _values(unit.parts, edits) | {_literal(mark) for mark in unit.marked}
         if values:
             found = [
-                resolve([*spans, *_literally(self._hidden(_hide(text, opaque)), values)])
-                for text, opaque, spans in zip(now, places, found, strict=True)
+                resolve([*spans, *_literally(self._hidden(text), values)])
+                for text, spans in zip(hidden, found, strict=True)
             ]
         return [
             [s.at(*uncut(done, s.start, s.end)) for s in spans]
@@ -165,6 +222,13 @@ class Scrubber:
         return [
             [Edit(*s, word) for s, word in zip(*row, strict=True)] for row in zip(spans, new, strict=True)
         ]
+
+
+def _ask(texts: Iterable[str], known: dict[str, list[Span]]) -> Asking[None]:
+    """Hand out the texts that are not known yet, and note their spans."""
+    new = [text for text in dict.fromkeys(texts) if text not in known]
+    if new:
+        known.update(zip(new, (yield new), strict=True))
 
 
 def _standing(
@@ -303,7 +367,12 @@ def scrub_view(
     marked in each record, which counts as found.
     """
     told = marked or {}
-    rows = [row for record in _records(view) for row in _decide(record, scrubber, told.get(record.id, ()))]
+    found = _records(view)
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(found), _TOGETHER):
+        some = found[start : start + _TOGETHER]
+        for record, done in zip(some, scrubber.scrub_all([r.unit(told.get(r.id, ())) for r in some]), strict=True):
+            rows += _decide(record, done, scrubber.rule.mode)
     return table(rows, DECISIONS), scrubber.aliaser.new()
 
 
@@ -321,6 +390,14 @@ class _Record:
         """The record itself, then its labels."""
         return [None, *(label for label in self.completions if label is not None)]
 
+    def unit(self, marked: Collection[Mark]) -> Unit:
+        """The contents of the messages, then the completions, and what somebody marked in them."""
+        contents = [message["content"] or "" for message in self.messages]
+        parts = [*contents, *self.completions.values()]
+        # An answer of one word is a class more often than somebody's name, and must stay the class that it is.
+        terse = [i for i in range(len(contents), len(parts)) if not any(map(str.isspace, parts[i]))]
+        return Unit(parts, self.language, terse, marked)
+
 
 def _records(view: pa.Table) -> list[_Record]:
     """The records of the view, in the order of their first row."""
@@ -333,19 +410,12 @@ def _records(view: pa.Table) -> list[_Record]:
     return list(found.values())
 
 
-def _decide(record: _Record, scrubber: Scrubber, marked: Collection[Mark]) -> Iterator[dict[str, Any]]:
-    contents = [message["content"] or "" for message in record.messages]
-    parts = [*contents, *record.completions.values()]
-    # An answer of one word is a class more often than somebody's name, and must stay the class that it is.
-    terse = [i for i in range(len(contents), len(parts)) if not any(map(str.isspace, parts[i]))]
-    try:
-        done = scrubber.scrub(parts, record.language, terse=terse, marked=marked)
-    except Unscanned as error:
+def _decide(record: _Record, done: Scrubbed | Unscanned, mode: str) -> Iterator[dict[str, Any]]:
+    if isinstance(done, Unscanned):
         for label in record.labels:
-            yield decision(record.id, "quarantine", f"unscanned: {error}", label=label)
-        return
-    if done.found():
-        yield from _outcome(record, done, len(contents), scrubber.rule.mode)
+            yield decision(record.id, "quarantine", f"unscanned: {done}", label=label)
+    elif done.found():
+        yield from _outcome(record, done, len(record.messages), mode)
 
 
 def _outcome(record: _Record, done: Scrubbed, count: int, mode: str) -> Iterator[dict[str, Any]]:

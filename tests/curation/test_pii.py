@@ -406,6 +406,6 @@ def test_aliases_that_nobody_registered_are_not_passed_over() -> None:
 
 def test_a_scan_that_never_settles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     made = scrubber()
-    monkeypatch.setattr(made, "_scan", lambda text, opaque, language: [Span(0, 4, "TERM", 1.0)])
+    monkeypatch.setattr(made.scanner, "scan_all", lambda texts: [[Span(0, 4, "TERM", 1.0)] for _ in texts])
     with pytest.raises(Unscanned, match="rounds"):
         made.scrub(["some text"])
