@@ -93,9 +93,9 @@ class Scanner:
     def _look_ahead(self, texts: Sequence[tuple[str, str | None]]) -> Ahead:
         by_language: dict[str, dict[str, None]] = {}
         for text, language in texts:
-            primary = _primary(language)
-            if primary in self.rule.languages and len(text) <= self.rule.window:
-                by_language.setdefault(primary, {})[fold(text).text] = None
+            if len(text) <= self.rule.window:
+                for name in self.rule.languages if language is None else (_primary(language),):
+                    by_language.setdefault(name, {}).update(dict.fromkeys(_readings(text)))
         ahead: dict[tuple[int, str, str], list[Span]] = {}
         for number, layer in enumerate(self._layers):
             if isinstance(layer, Together):
@@ -107,8 +107,8 @@ class Scanner:
     def _ask_together(
         self, layer: Together, texts: list[str], language: str
     ) -> Iterator[tuple[str, list[Span]]]:
-        """Texts with what the layer found; none where it failed, which the text to blame will say when it is asked
-        about alone."""
+        """Texts with what the layer found; none where it failed, as in a language that it does not know: the text to
+        blame will say so when it is asked about alone."""
         try:
             found = layer.find_all(texts, language, Deadline(self.rule.timeout * len(texts)))
         except Exception:
@@ -192,6 +192,14 @@ class Scanner:
             raise
         except Exception as error:
             raise Unscanned(f"{type(layer).__name__} failed with {type(error).__name__}") from None
+
+
+def _readings(text: str) -> Iterator[str]:
+    """What is looked at of a text in any case: itself, folded, and without line breaks inside numbers."""
+    folded = fold(text).text
+    yield folded
+    if (joined := unwrapped(folded)) is not None:
+        yield joined[0].text
 
 
 def _primary(language: str | None) -> str:

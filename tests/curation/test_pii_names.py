@@ -172,6 +172,55 @@ def test_a_names_layer_that_cannot_be_loaded_quarantines_every_row(monkeypatch: 
     assert "Rosalind" not in str(caught.value)
 
 
+def units() -> list[pii.Unit]:
+    texts = [text for text, _ in held_out()[:90]]
+    pairs = zip(texts[::2], texts[1::2], ["en", None] * 30, strict=False)
+    return [pii.Unit(["", one, two], language, (2,)) for one, two, language in pairs]
+
+
+def test_records_scrubbed_together_come_out_as_scrubbed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [scrubber().scrub(u.parts, u.language, terse=u.terse) for u in units()]
+
+    looked_at: list[str] = []
+    real = NamesLayer.find
+
+    def find(self: NamesLayer, text: str, language: str, deadline: Deadline) -> list[Span]:
+        looked_at.append(text)
+        return real(self, text, language, deadline)
+
+    monkeypatch.setattr(NamesLayer, "find", find)
+    assert scrubber().scrub_all(units()) == alone
+    assert any(done.found() for done in alone)
+    assert len(looked_at) < len(alone) / 10
+
+
+def test_a_record_that_fails_among_others_is_held_back_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = NamesLayer.find_all
+
+    def fails(self: NamesLayer, texts: Sequence[str], language: str, deadline: Deadline) -> list[list[Span]]:
+        if any("Unwin" in text for text in texts):
+            raise ValueError("Unwin")
+        return real(self, texts, language, deadline)
+
+    monkeypatch.setattr(NamesLayer, "find_all", fails)
+    rows = [pii.Unit(["I am Ann Tate."]), pii.Unit(["I am Rosalind Unwin."]), pii.Unit(["Hallo"], "de")]
+    first, second, third = scrubber().scrub_all(rows)
+    assert isinstance(first, pii.Scrubbed)
+    assert first.found()
+    assert str(second) == "NamesLayer failed with ValueError"
+    assert "language 'de'" in str(third)
+
+
+def test_the_comparison_sees_a_look_ahead_that_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from curation.pii.scan import Scanner
+
+    alone = [scrubber().scrub(u.parts, u.language, terse=u.terse) for u in units()]
+    monkeypatch.setattr(
+        Scanner, "_ask_together", lambda self, layer, texts, language: [(t, []) for t in texts]
+    )
+    assert scrubber().scrub_all(units()) != alone
+
+
 def test_the_model_is_small_is_no_pickle_and_has_a_card() -> None:
     assert MODEL.stat().st_size <= 6_000_000
     assert MODEL.read_bytes()[8:9] == b"{"
