@@ -34,7 +34,7 @@ SCORE = 0.85
 CAUTION = 1.4
 """Taken from the score of "no name" at every token: e to its power is how many false alarms a miss is worth; four, as in F2."""
 
-_CHUNK = 4096  # tokens of one pass through the network: its working memory stays within a core's cache
+_CHUNK = 2048  # tokens of one pass through the network: its working memory stays within a core's cache
 _REMEMBERED = 60_000  # distinct words whose sums are kept
 
 
@@ -78,7 +78,7 @@ class Network:
             self._forget()
         known = self._slots
         slots = [known[t] if t in known else self._slot(t) for t in tokens]
-        return self._sums[slots]
+        return self._sums[np.array(slots, np.intp)]
 
     def scores(self, texts: Sequence[words.Tokens], cases: Sequence[int]) -> list[Floats]:
         """Scores of the labels at every token of each text, (tokens, labels); they say nothing across texts.
@@ -86,21 +86,22 @@ class Network:
         The texts lie behind each other with rows of zeros between them, so that no convolution sees a neighbour.
         """
         gap = max(self.dilations)
-        lengths = [len(text.words) for text in texts]
-        starts = np.cumsum([gap, *(n + gap for n in lengths)])
+        lengths = np.array([len(text.words) for text in texts], np.intp)
+        starts = np.cumsum([gap, *(lengths + gap)])
         at: Floats = np.zeros((int(starts[-1]), self.rows.shape[1]), np.float32)
         mask = np.zeros((len(at), 1), np.float32)
-        for text, case, start, size in zip(texts, cases, starts.tolist(), lengths, strict=False):
-            if size:
-                inside = at[start : start + size]
-                inside += self.word_sums(text.words)
-                inside += self.glued[np.array(text.glued, np.intp)]
-                inside += self.case[case]
-                mask[start : start + size] = 1
+        # Of each token: how many rows of zeros stand before it, and its number among the tokens.
+        inside = np.repeat(starts[:-1] - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+        glued = [joined for text in texts for joined in text.glued]
+        read = self.word_sums([word for text in texts for word in text.words])
+        read += self.glued[np.array(glued, np.intp)]
+        read += self.case[np.repeat(np.array(cases, np.intp), lengths)]
+        at[inside] = read
+        mask[inside] = 1
         for (weights, bias), step in zip(self.layers, self.dilations, strict=True):
             at = _convolved(at, weights, bias, step, mask)
         told = at @ self.out + self.out_bias
-        return [told[s : s + n] for s, n in zip(starts.tolist(), lengths, strict=False)]
+        return [told[s : s + n] for s, n in zip(starts.tolist(), lengths.tolist(), strict=False)]
 
 
 def _convolved(at: Floats, weights: Floats, bias: Floats, step: int, mask: Floats) -> Floats:

@@ -191,11 +191,10 @@ class Scrubber:
         kept = [[s for s in spans if s.entity_type in self.rule.kept] for spans in seen]
         found = [[s for s in spans if s.entity_type not in self.rule.kept] for spans in seen]
         values = _values(now, found) | _values(unit.parts, edits) | {_literal(mark) for mark in unit.marked}
-        if values:
-            found = [
-                resolve([*spans, *_literally(self._hidden(text), values)])
-                for text, spans in zip(hidden, found, strict=True)
-            ]
+        for number, text in enumerate(hidden):
+            # Looking for an alias costs more than looking for the few values, so they are looked for first.
+            if held := _held(text, values):
+                found[number] = resolve([*found[number], *_literally(self._hidden(text), held)])
         return [
             [s.at(*uncut(done, s.start, s.end)) for s in spans]
             for done, spans in zip(edits, found, strict=True)
@@ -327,6 +326,12 @@ def _names_of(person: _Literal) -> Iterator[_Literal]:
     for word in name_words(person.value):
         if len(word) >= _SHORTEST_NAME and is_rare(word):
             yield _Literal(word.lower(), person.entity_type, person.score, loose=True)
+
+
+def _held(text: str, values: Iterable[_Literal]) -> list[_Literal]:
+    """The values that occur in the text, be it inside a word or an alias."""
+    lowered = text.lower()
+    return [literal for literal in values if literal.value in (lowered if literal.loose else text)]
 
 
 def _literally(text: str, values: Iterable[_Literal]) -> Iterator[Span]:
