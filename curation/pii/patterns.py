@@ -419,6 +419,10 @@ class PatternLayer:
         return self._contexts[language].lift(text, hits, recogniser.context)
 
     def _mend(self, text: str, spans: list[Span]) -> Iterator[Span]:
+        """The spans with what is corrected of Presidio's, each an improvement: URLs (:func:`urls.mend`), patient
+        numbers that are phone numbers, and phone numbers that are written as such but not assigned."""
+        if new := self._written(text, spans):
+            spans = without_duplicates([*spans, *new])
         numbers = {span[:2] for span in spans if span.entity_type == "PHONE_NUMBER"}
         for span in spans:
             mended = urls.mend(text, span, self._is_domain) if span.entity_type == "URL" else span
@@ -426,6 +430,16 @@ class PatternLayer:
             by_chance = span.entity_type == "UK_NHS" and span[:2] in numbers and not _HEALTH.search(text)
             if mended is not None and not by_chance:
                 yield mended
+
+    def _written(self, text: str, spans: Sequence[Span]) -> list[Span]:
+        """Phone numbers by the way they are written, where nothing was found that explains all their digits."""
+        if not phones.possible(text):
+            return []
+        return [
+            Span(start, end, "PHONE_NUMBER", self._threshold)
+            for start, end in phones.written(text)
+            if not any(span.start <= start and end <= span.end for span in spans)
+        ]
 
 
 def registered(language: str) -> list[Any]:

@@ -14,6 +14,19 @@ from typing import Any
 
 FEWEST_DIGITS = 7
 
+# Written as telephone numbers are, whether or not the digits were ever given out: people mistype, and a number may be
+# newer than the list of what is assigned. In order: any country's after a plus; North America's 3-3-4, with a
+# separator that accounts do not use or an area code in brackets; a national one whose area code, a 0 and two to four
+# digits, stands in brackets or before a space or a slash: no date has one, and part numbers are parted by hyphens.
+# Groups of digits are told apart by what stands between them, so that a search has one way to read them.
+_AFTER_PLUS = r"\+[1-9]\d{0,14}(?:[ .\-/]\d{1,8}|[ .\-/]?\(\d{1,5}\)\d{0,8}){0,7}"
+_NORTH_AMERICAN = r"(?:\+?1[ .\-]|001[ .\-])?(?:\(\d{3}\)[ .\-]?\d{3}[ .\-]\d{4}|\d{3}([.\-])\d{3}\1\d{4})"
+_FROM_ZERO = r"(?:\(0\d{2,4}\) ?|0\d{2,4}[ /])\d{2,8}(?:[ \-]\d{2,4}){0,3}"
+_WRITTEN = re.compile(
+    rf"(?<![\w.\-+/(])(?<!\d )(?:{_AFTER_PLUS}|{_NORTH_AMERICAN}|{_FROM_ZERO})(?=x\d|(?![\-./]?\w))", re.ASCII
+)
+_LONGER = re.compile(r",? ?(?:x|ext\.?|extension|#) ?:?\d{1,6}\b", re.IGNORECASE | re.ASCII)
+
 _SEVEN = re.compile(r"(?:\d\D{0,24}?){6}\d")
 _DIGIT = re.compile(r"\d")
 _EXTENSION = re.compile(r"[^\W\d_]|[#;,~]")
@@ -27,6 +40,19 @@ def possible(text: str) -> bool:
 def enough_digits(number: str) -> bool:
     """Whether a match has the digits of a phone number."""
     return len(_DIGIT.findall(number)) >= FEWEST_DIGITS
+
+
+def written(text: str) -> Iterator[tuple[int, int]]:
+    """Start and end of what is written as a telephone number is, of nine to fifteen digits (E.164), in order."""
+    for match in _WRITTEN.finditer(text):
+        if 9 <= len(_DIGIT.findall(match.group())) <= 15:
+            yield match.span()
+
+
+def with_extension(text: str, end: int) -> int:
+    """Where a number that ends at ``end`` ends with its extension: "x12", "ext. 12"."""
+    match = _LONGER.match(text, end)
+    return match.end() if match else end
 
 
 def search(

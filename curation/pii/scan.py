@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+from curation.pii import phones
 from curation.pii.fold import encoded, fold, unwrapped
 from curation.pii.patterns import Deadline, Layer, PatternLayer
 from curation.pii.rule import ScrubRule
@@ -179,7 +180,8 @@ class Scanner:
         found: list[Span] = []
         for number, layer in enumerate(self._layers):
             known = ahead.get((number, language, text))
-            found += self._ask(layer, text, language, deadline) if known is None else known
+            spans = self._ask(layer, text, language, deadline) if known is None else known
+            found += [_with_extension(s, text) if s.entity_type == "PHONE_NUMBER" else s for s in spans]
         if self._deny is not None:
             found += [Span(*match.span(), TERM, 1.0) for match in self._deny.finditer(text)]
         return found
@@ -205,6 +207,10 @@ def _readings(text: str) -> Iterator[str]:
 def _primary(language: str | None) -> str:
     """The language of a tag, without region: "en" of "en-GB"; empty without a tag."""
     return (language or "").replace("_", "-").split("-")[0].lower()
+
+
+def _with_extension(span: Span, text: str) -> Span:
+    return span.at(span.start, phones.with_extension(text, span.end))
 
 
 def _terms(terms: Sequence[str]) -> re.Pattern[str] | None:

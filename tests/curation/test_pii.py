@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from curation import pii
 from curation.errors import UsageError
-from curation.pii import patterns, scan, urls
+from curation.pii import patterns, phones, scan, urls
 from curation.pii.spans import Span, Unscanned
 from curation.records import DECISIONS, VIEW, table, user_message
 from tests.bench.pii import PLAIN, TEMPLATES, Values
@@ -173,6 +173,48 @@ def test_a_date_is_reported_but_stays() -> None:
     assert [span.entity_type for span in made.detect(["due 2024-05-03"])[0]] == ["DATE_TIME"]
     assert made.scrub(["due 2024-05-03"]).texts == ("due 2024-05-03",)
     assert scrubber(kept=()).scrub(["due 2024-05-03"]).texts != ("due 2024-05-03",)
+
+
+# --- phone numbers as people write them ---------------------------------------------------------------------
+
+WRITTEN = (
+    *("###-###-####", "(###) ###-####", "(###)###-####", "###.###.####", "001-###-###-####", "+1-###-###-####x###"),
+    *("###-###-####x#####", "+1 (###) ###-####", "+44 #### ######", "+49 ### #### ####", "+61 # #### ####"),
+    *("(0##) #### ####", "0### ### ####", "0####/######", "+55 ## #####-####", "+91 ##### #####", "+33 (0)# ## ## ## ##"),
+)  # fmt: skip
+NO_PHONES = (
+    *("PO-######", "A-####-####", "#0#-#######-#######", "0#-0#-20##", "20##-0#-1#", "0#/1#/19## 10:30", "0####-####"),
+    *("978-0-###-#####-#", "0##-########", "#### #### #### ####", "#.###.###,##", "+#.## %", "0###-###-##"),
+)  # fmt: skip
+
+
+def filled(shapes: tuple[str, ...], each: int = 20) -> list[str]:
+    draw = random.Random(12)
+    return [
+        "".join(draw.choice("123456789") if c == "#" else c for c in s) for s in shapes for _ in range(each)
+    ]
+
+
+def covered(text: str) -> bool:
+    """Whether one span holds the whole of a number that stands in a sentence."""
+    sentence = f"You can reach me at {text} after six."
+    start = sentence.index(text)
+    return any(s.start <= start and start + len(text) <= s.end for s in scanner().scan(sentence))
+
+
+def test_numbers_written_as_phone_numbers_are_found_whether_or_not_they_were_given_out() -> None:
+    numbers = filled(WRITTEN)
+    assert sum(map(covered, numbers)) / len(numbers) >= 0.98
+
+
+def test_without_the_ways_of_writing_a_third_would_be_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phones, "written", lambda text: iter(()))
+    numbers = filled(WRITTEN)
+    assert sum(map(covered, numbers)) / len(numbers) < 0.75
+
+
+def test_dates_prices_orders_and_parts_are_not_written_as_phone_numbers() -> None:
+    assert [n for n in filled(NO_PHONES) if any(phones.written(f"see {n} please"))] == []
 
 
 # --- closed -------------------------------------------------------------------------------------------------
