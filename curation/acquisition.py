@@ -143,13 +143,13 @@ def select(
 ) -> Selection:
     """Choose the next batch from ``pool`` (``record``, ``prompt``; ``quality`` and ``priority`` in 0..1 where known).
 
-    ``scores`` is a table of SCORES by one adapter, or ``None``; ``priority`` is how much a person's answer is wanted whatever the model says, which ``hybrid`` weighs
-    beside the model's doubt. ``exclude`` holds the records that must not be chosen, with a reason each where it is a
-    mapping; those ``labelled`` or ``queued`` also count as covered when ``hybrid`` looks for something
-    different. Scores that are missing or no numbers are not used: where none is left, ``hybrid`` takes
-    typical records first and the others draw at random, and a note says so. A pool smaller than the batch is
-    taken whole; an empty one gives an empty Selection. Raises :class:`UsageError` for scores of a record
-    twice, and for scores that lack what the strategy needs.
+    ``scores`` is a table of SCORES by one adapter, or ``None``; ``priority`` is how much a person's answer is wanted
+    whatever the model says, which ``hybrid`` weighs beside the model's doubt. ``exclude`` holds the records that must
+    not be chosen, with a reason each where it is a mapping; those ``labelled`` or ``queued`` also count as covered when
+    ``hybrid`` looks for something different. Scores that are missing or no numbers are not used: where none is left,
+    ``hybrid`` takes typical records first and the others draw at random, and a note says so. A pool smaller than the
+    batch is taken whole; an empty one gives an empty Selection. Raises :class:`UsageError` for scores of a record twice,
+    and for scores that lack what the strategy needs.
     """
     state = _State.of(scores, pool, rule, exclude)
     size = min(rule.batch, len(state.ids))

@@ -376,7 +376,9 @@ def scrub_view(
     rows: list[dict[str, Any]] = []
     for start in range(0, len(found), _TOGETHER):
         some = found[start : start + _TOGETHER]
-        for record, done in zip(some, scrubber.scrub_all([r.unit(told.get(r.id, ())) for r in some]), strict=True):
+        for record, done in zip(
+            some, scrubber.scrub_all([r.unit(told.get(r.id, ())) for r in some]), strict=True
+        ):
             rows += _decide(record, done, scrubber.rule.mode)
     return table(rows, DECISIONS), scrubber.aliaser.new()
 
