@@ -179,10 +179,10 @@ def _vectors(
         return formats.read_vectors(path, len(own))[own]
     if not semantic:
         return None
-    from apps import learner
+    from apps import models
     from curation import filters
 
-    encode = learner.encoder(session, semantic, meter)
+    encode = models.encoder(session, semantic, meter)
     return encode(filters.kept_texts(rows, found, fields))
 
 

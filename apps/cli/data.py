@@ -244,10 +244,10 @@ def _show(opened: Any, audit: str, semantic: str, cosine: float, contained: bool
     if contained:
         found |= findings.within(opened)
     if semantic:
-        from apps import learner
+        from apps import models
 
         with session.progress() as meter:
-            found |= findings.resembling(opened, learner.encoder(session, semantic, meter), cosine)
+            found |= findings.resembling(opened, models.encoder(session, semantic, meter), cosine)
     tables = (grid([list(row.values()) for row in rows], list(rows[0])) for rows in found.values() if rows)
     session.report(found, "\n\n".join(tables) or "nothing to show")
 

@@ -66,10 +66,10 @@ def train(
 ) -> None:
     """Train an adapter. A row that does not fit is refused by name; a killed run leaves no adapter behind, and goes on
     from its last checkpoint when the same command is typed again."""
-    from apps import learner
+    from apps import models
 
     with session.progress() as meter:
-        plan = learner.plan_training(
+        plan = models.plan_training(
             session,
             data=data,
             snapshot=snapshot,
@@ -120,7 +120,7 @@ def generate(
     dry_run: DryRun = False,
 ) -> None:
     """Let an adapter answer. Greedy, so the same prompt gives the same answer."""
-    from apps import learner
+    from apps import models
     from curation.errors import UsageError
 
     if not adapter:
@@ -128,11 +128,11 @@ def generate(
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text and data is None:
         raise UsageError("there is no prompt", where="tilth generate", next="Pass one, or --data FILE")
-    folder = learner.find_adapter(session, adapter)
+    folder = models.find_adapter(session, adapter)
     if dry_run:
         session.report({"adapter": str(folder), "dry_run": True})
         return
-    result = learner.generate(folder, text, data, out, max_new_tokens)
+    result = models.generate(folder, text, data, out, max_new_tokens)
     session.report(
         result, result.get("text") or f"{result.get('rows', 0)} completions in {result.get('out')}"
     )
@@ -147,16 +147,16 @@ def merge(
 ) -> None:
     """Write an adapter and its base as one model, for tools that know no adapters. Refused (exit code 6) where the
     merged model would answer otherwise than the adapter does."""
-    from apps import learner
+    from apps import models
     from curation.errors import UsageError
 
     if not adapter or out is None:
         raise UsageError("name --adapter DIR and --out DIR", where="tilth merge")
-    folder = learner.find_adapter(session, adapter)
+    folder = models.find_adapter(session, adapter)
     if dry_run:
         session.report({"adapter": str(folder), "out": str(out), "dry_run": True})
         return
-    session.report(learner.merge(folder, out, data))
+    session.report(models.merge(folder, out, data))
 
 
 @app.command(
@@ -179,10 +179,10 @@ def evaluate(
     dry_run: DryRun = False,
 ) -> None:
     """Measure predictions or an adapter, every metric with its bootstrap interval."""
-    from apps import learner
+    from apps import models
 
     with session.progress() as meter:
-        result = learner.evaluate_file(
+        result = models.evaluate_file(
             session,
             data,
             adapter,

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from apps.learner import LedgerSink, LocalLearner, find_adapter, generate, grouped, held
+from apps.learner import LocalLearner, grouped
+from apps.lease import LedgerSink, held
+from apps.models import find_adapter, generate
 from curation import assemble, snapshot, workspace
 from curation.curate import curate
 from curation.errors import ConflictError, GateRefused, IntegrityError, UsageError

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from apps import learner
+from apps import models
 from apps.cli.session import Session
 from curation import workspace
 from curation.errors import UsageError
@@ -24,11 +24,11 @@ def written(path: Path, lines: list[dict[str, Any]]) -> Path:
     return path
 
 
-def plan(tmp_path: Path, base: Path, lines: list[dict[str, Any]], **options: Any) -> learner.Plan:
+def plan(tmp_path: Path, base: Path, lines: list[dict[str, Any]], **options: Any) -> models.Plan:
     data = written(tmp_path / "train.jsonl", lines)
     held = written(tmp_path / "dev.jsonl", options.pop("held", rows(4, seed=1)))
     asked = {"snapshot": "", "revision": "", "method": "lora", "out": tmp_path / "out"} | options
-    return learner.plan_training(Session(quiet=True), data=data, eval=held, base=str(base), **asked)
+    return models.plan_training(Session(quiet=True), data=data, eval=held, base=str(base), **asked)
 
 
 def test_a_search_tries_recipes_and_trains_the_best_one(base, tmp_path):
@@ -79,6 +79,6 @@ def test_a_dry_run_says_what_would_happen_and_a_merge_says_how_near_it_is(base, 
         "out": str(tmp_path / "out"),
     }
     planned.train(OPTIONS, workspace.silent)
-    merged = learner.merge(tmp_path / "out", tmp_path / "whole", tmp_path / "dev.jsonl")
+    merged = models.merge(tmp_path / "out", tmp_path / "whole", tmp_path / "dev.jsonl")
     assert merged["apart_nats"] < 1e-3
     assert registry.verify(tmp_path / "whole")["kind"] == "model"
