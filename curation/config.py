@@ -76,12 +76,14 @@ class DedupSection:
 class PiiSection:
     """Which detectors scan, and what happens to what they find. A listed layer that is missing quarantines.
 
+    A layer is built in or a model as KIND:MODEL, a relative folder being one of the workspace.
     ``deny`` are terms that are always personal, ``allow`` values that never are, ``keep`` entity types that are
     found and stay.
     """
 
     layers: tuple[str, ...] = field(
-        default=("patterns", "names"), metadata={"choices": ("patterns", "names")}
+        default=("patterns", "names"),
+        metadata={"choices": ("patterns", "names"), "kinds": ("spacy", "transformers", "gliner")},
     )
     mode: str = _one_of("pseudonym", "mask", "drop", "keep", default="pseudonym")
     deny: tuple[str, ...] = ()
@@ -283,9 +285,17 @@ def _value(value: Any, hint: Any, rules: dict[str, Any]) -> tuple[str, Any]:
         names = {str: "a text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
         return f"must be {names[hint]}", None
     if "choices" in rules:
-        wrong = [v for v in (value if isinstance(value, tuple) else (value,)) if v not in rules["choices"]]
+        kinds = rules.get("kinds", ())
+        wrong = [
+            v
+            for v in (value if isinstance(value, tuple) else (value,))
+            if v not in rules["choices"] and not (v.partition(":")[0] in kinds and v.partition(":")[2])
+        ]
         if wrong:
-            return f"must be one of {', '.join(rules['choices'])}", None
+            return (
+                f"must be one of {', '.join([*rules['choices'], *(f'{kind}:MODEL' for kind in kinds)])}",
+                None,
+            )
     if "range" in rules and not rules["range"][0] <= value <= rules["range"][1]:
         return f"must lie between {rules['range'][0]} and {rules['range'][1]}", None
     return "", value
@@ -347,7 +357,7 @@ threshold = 0.8                     # Jaccard of 5-word shingles
 fields = ["prompt", "completion"]
 
 [pii]
-layers = ["patterns", "names"]      # a listed layer that is missing quarantines the row
+layers = ["patterns", "names"]      # also spacy:NAME, transformers:FOLDER; one that is missing quarantines the row
 mode = "pseudonym"                  # pseudonym | mask | drop | keep
 deny = []                           # terms that are always replaced: code names, clients
 allow = []                          # values that never are: your own company, your hotline

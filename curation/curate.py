@@ -49,7 +49,7 @@ class Rules:
         """How personal data is scanned for and replaced."""
         config = self.workspace.config
         return pii.ScrubRule(
-            layers=config.pii.layers,
+            layers=pii.located(config.pii.layers, config.root),
             mode=config.pii.mode,
             languages=config.workspace.languages,
             deny=config.pii.deny,

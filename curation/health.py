@@ -10,14 +10,18 @@ import platform
 import shutil
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from curation import config as configuration
 from curation.errors import TilthError
 from curation.ledger import choose_journal, network_filesystem
 from curation.workspace import KEY_FILE, open_workspace, safe_url
+
+if TYPE_CHECKING:
+    from curation.pii import ScrubRule
 
 EXTRAS = {
     "fast": "numba",
@@ -85,24 +89,49 @@ def _workspace(root: Path, actor: str) -> Iterator[Check]:
         yield Check("workspace", "bad", str(error))
         return
     yield _key(root)
-    yield _pii(config)
+    yield from _pii(config)
     yield from _egress(config)
 
 
-def _pii(config: configuration.Config) -> Check:
-    """Which layers are active, and with which model: one that cannot be used quarantines every row."""
-    from curation.pii import names
+def _pii(config: configuration.Config) -> Iterator[Check]:
+    """Each layer that is listed: active, and with which model, or why not; one that cannot be used quarantines every
+    row."""
+    from curation import pii
 
-    said = f"{', '.join(config.pii.layers)}; mode {config.pii.mode}"
-    if "names" not in config.pii.layers:
-        return Check("pii layers", "note", f"{said}; names of people and places are not looked for")
+    section = config.pii
+    yield Check("pii layers", "good", f"{', '.join(section.layers)}; mode {section.mode}")
+    rule = pii.ScrubRule(pii.located(section.layers, config.root), languages=config.workspace.languages)
+    for listed, name in zip(section.layers, rule.layers, strict=True):
+        yield _layer(listed, name, rule)
+    if section.layers == ("patterns",):
+        yield Check("pii names", "note", "names of people and places are not looked for")
+
+
+def _layer(listed: str, name: str, rule: ScrubRule) -> Check:
+    """One layer, loaded as a scan would load it."""
+    from curation.pii import labels, outside, scan
+
     try:
-        made_of = names.load()
+        layer = scan.layer_of(name, rule)
     except TilthError as error:
-        return Check("pii layers", "bad", f"{said}; {error}")
-    return Check(
-        "pii layers", "good", f"{said}; names by the bundled model, {len(made_of.lexicon):,} words known"
-    )
+        return Check(f"pii layer {listed}", "bad", f"not active, every row is held as unscanned: {error}")
+    if (told := getattr(layer, "labels", None)) is None:
+        return Check(f"pii layer {listed}", "good", f"active, {_BUILT_IN[listed]()}")
+    state = "note" if labels.unknown(told) else "good"
+    known_as = outside.identity(name)["files"][:12]
+    return Check(f"pii layer {listed}", state, f"active, model {known_as}: {labels.told(told)}")
+
+
+def _names_told() -> str:
+    from curation.pii.names import network
+
+    return f"the bundled model, {len(network().lexicon):,} words known"
+
+
+_BUILT_IN: dict[str, Callable[[], str]] = {
+    "patterns": lambda: f"presidio-analyzer {importlib.metadata.version('presidio-analyzer')}",
+    "names": _names_told,
+}
 
 
 def _key(root: Path) -> Check:

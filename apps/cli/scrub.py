@@ -47,7 +47,10 @@ def scrub(
     out: Out = "",
     spans: Annotated[str, typer.Option(help="Where spans go, with offsets in the original.")] = "",
     mode: Annotated[str, typer.Option(help="pseudonym, mask, or drop the row.")] = "pseudonym",
-    layers: Annotated[str, typer.Option(help="patterns, names, both by comma, or all.")] = "all",
+    layers: Annotated[
+        str,
+        typer.Option(help="patterns, names, spacy:NAME, transformers:FOLDER by comma; all: the first two."),
+    ] = "all",
     fields: Fields = "",
     language: Annotated[str, typer.Option(help="The rows' language where they do not say.")] = "en",
     dry_run: DryRun = False,
@@ -97,14 +100,17 @@ def _scrubber(layers: str, mode: str, language: str) -> Scrubber:
         session.say("no workspace: aliases are consistent within this run only")
         section, key = config.PiiSection(), secrets.token_bytes(32)
     rule = pii.ScrubRule(
-        layers=names,
+        layers=pii.located(names, Path.cwd()),
         mode=mode,
         languages=(language,),
         deny=section.deny,
         allow=section.allow,
         kept=section.keep,
     )
-    return pii.Scrubber(rule, key)
+    made = pii.Scrubber(rule, key)
+    for note in made.scanner.notes:
+        session.say(note)
+    return made
 
 
 def parts_of(row: Mapping[str, Any], wanted: Sequence[str] = ()) -> list[Part]:

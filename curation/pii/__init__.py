@@ -2,8 +2,8 @@
 
 A :class:`ScrubRule` says what is scanned; a :class:`Scrubber` is a rule with a key; :func:`scrub_view` gives
 the Decisions of a view and the aliases to register, :func:`scrub_texts` scrubs the fields of one row. The
-layer ``patterns`` finds what has a form: addresses, numbers, accounts, devices. It knows no names of people
-or places, and a rule that lists a layer that is not installed quarantines every row rather than pretending.
+layer ``patterns`` finds what has a form: addresses, numbers, accounts, devices. ``names`` and models from outside find
+people and places. A rule that lists a layer that cannot be used quarantines every row rather than pretending.
 
 Nothing here sends a byte over a network, lets an unscanned text pass, or keeps a value where an alias would
 do.
@@ -12,6 +12,7 @@ do.
 from __future__ import annotations
 
 from curation.pii.aliases import Alias, Aliaser, Collision, collisions
+from curation.pii.outside import located
 from curation.pii.rule import KEPT_TYPES, MODES, THRESHOLD, ScrubRule, rule_digest
 from curation.pii.scan import LAYERS, Scanner
 from curation.pii.scrub import Scrubbed, Scrubber, Unit, scrub_texts, scrub_view, stands_in
@@ -35,6 +36,7 @@ __all__ = [
     "Unit",
     "Unscanned",
     "collisions",
+    "located",
     "resolve",
     "rule_digest",
     "scrub_texts",

@@ -11,6 +11,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from curation.errors import MissingExtra, UsageError
+from curation.pii import outside
 from curation.records import canonical_json, digest
 
 MODES = ("pseudonym", "mask", "drop", "keep")
@@ -35,19 +36,21 @@ _PACKAGES = ("presidio-analyzer", "phonenumbers", "tldextract", "regex")
 class ScrubRule:
     """How personal data is found and replaced.
 
-    ``layers`` are the detectors, in order: ``patterns`` and ``names`` are built in, and a row is
-    quarantined if any listed one is missing. ``mode``: ``pseudonym`` (a keyed alias of the same shape),
-    ``mask`` (``<EMAIL_ADDRESS_1>``, numbered per record), ``drop`` (the row goes), ``keep`` (spans are
-    reported, text stays). Text in a language outside ``languages`` is quarantined. ``timeout`` is in seconds
-    per text. ``deny`` are terms that are always found (whole words, any case), ``allow`` values that never
-    are. ``window`` and ``overlap``, in characters, bound one pass over a long text; longer than ``longest``
-    is quarantined. Raises :class:`UsageError`.
+    ``layers`` are the detectors, in order: ``patterns`` and ``names`` are built in, ``spacy:NAME`` and
+    ``transformers:FOLDER`` are models from outside, and a row is quarantined if any listed one is missing.
+    ``mode``: ``pseudonym`` (a keyed alias of the same shape), ``mask`` (``<EMAIL_ADDRESS_1>``, numbered per
+    record), ``drop`` (the row goes), ``keep`` (spans are reported, text stays). Text in a language outside
+    ``languages`` is quarantined. ``timeout`` is in seconds per text, and ``model_timeout`` is what every model
+    from outside adds to it. ``deny`` are terms that are always found (whole words, any case), ``allow`` values
+    that never are. ``window`` and ``overlap``, in characters, bound one pass over a long text; longer than
+    ``longest`` is quarantined. Raises :class:`UsageError`.
     """
 
     layers: tuple[str, ...] = ("patterns",)
     mode: str = "pseudonym"
     languages: tuple[str, ...] = ("en",)
     timeout: float = 2.0
+    model_timeout: float = 30.0
     deny: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
     kept: tuple[str, ...] = KEPT_TYPES
@@ -67,10 +70,18 @@ class ScrubRule:
             ("layers is empty: nothing would be scanned", not self.layers),
             ("languages is empty: nothing would be scanned", not self.languages),
             ("timeout is not above 0", self.timeout <= 0),
+            ("model_timeout is below 0", self.model_timeout < 0),
             ("threshold is not between 0 and 1", not 0 <= self.threshold <= 1),
             ("overlap is not below half of window", not 0 < 2 * self.overlap < self.window),
             ("deny or allow holds an empty term", "" in self.deny or "" in self.allow),
         ]
+
+    @property
+    def time_limit(self) -> float:
+        """Seconds for one text through all layers."""
+        return self.timeout + self.model_timeout * sum(
+            outside.split(name) is not None for name in self.layers
+        )
 
     def digest(self) -> str:
         """The rule's name; see :func:`rule_digest`."""
@@ -78,12 +89,15 @@ class ScrubRule:
 
 
 def rule_digest(rule: ScrubRule) -> str:
-    """Digest of the rule, of the versions of what it scans with, and of Presidio's list of recognisers.
+    """Digest of the rule, of the versions of what it scans with, of Presidio's list of recognisers, and of the models
+    from outside: their files, wherever they lie.
 
-    Cheap: nothing heavy is imported. Raises :class:`MissingExtra` without Presidio, because a digest that
-    stood for "not scanned" could be mistaken for a scan.
+    Cheap: nothing heavy is imported, and files are read again only when they changed. Raises
+    :class:`MissingExtra` without Presidio, because a digest that stood for "not scanned" could be mistaken for
+    a scan.
     """
-    parts = {"rule": asdict(rule), "version": _VERSION, **_installed()}
+    layers = [outside.identity(name) if outside.split(name) else name for name in rule.layers]
+    parts = {"rule": asdict(rule) | {"layers": layers}, "version": _VERSION, **_installed()}
     if "names" in rule.layers:
         parts["names"] = _model()
     return digest(canonical_json(parts))

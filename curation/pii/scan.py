@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from curation.pii import phones
+from curation.errors import UsageError
+from curation.pii import labels, models, phones
 from curation.pii.fold import encoded, fold, unwrapped
 from curation.pii.patterns import Deadline, Layer, PatternLayer
 from curation.pii.rule import ScrubRule
@@ -51,22 +52,44 @@ def _names(rule: ScrubRule) -> Layer:
 
 
 LAYERS: dict[str, Callable[[ScrubRule], Layer]] = {"patterns": _patterns, "names": _names}
-"""How each layer is built from a rule. A new kind of detector is one entry here."""
+"""How each built-in layer is made from a rule; :mod:`curation.pii.models` makes those of models from outside."""
+
+
+def layer_of(name: str, rule: ScrubRule) -> Layer:
+    """The layer of a name. Raises :class:`UsageError`, :class:`MissingExtra` among them, where it cannot be used."""
+    if name in LAYERS:
+        return LAYERS[name](rule)
+    return models.load(name, rule.threshold)
 
 
 class Scanner:
     """The layers of a rule, ready to scan. ``missing`` says why a listed layer is not there; then nothing
-    passes.
+    passes. ``notes`` names the labels of models that no type of ours is known for.
 
     Raises :class:`curation.errors.MissingExtra` without the packages of a layer.
     """
 
     def __init__(self, rule: ScrubRule) -> None:
         self.rule = rule
-        self.missing = [f"layer {name!r} is not installed" for name in rule.layers if name not in LAYERS]
-        self._layers = [LAYERS[name](rule) for name in rule.layers if name in LAYERS]
+        self.missing: list[str] = []
+        self.notes: list[str] = []
+        self._layers: list[Layer] = []
+        for name in rule.layers:
+            self._add(name)
         self._deny = _terms(rule.deny)
         self._allow = frozenset(fold(value).text.casefold() for value in rule.allow)
+
+    def _add(self, name: str) -> None:
+        try:
+            layer = layer_of(name, self.rule)
+        except UsageError as error:
+            if name in LAYERS:
+                raise
+            self.missing.append(str(error))
+            return
+        self._layers.append(layer)
+        if own := labels.unknown(getattr(layer, "labels", ())):
+            self.notes.append(f"layer {name!r}: {labels.TOLD_UNKNOWN}: {', '.join(own)}")
 
     def scan(self, text: str, language: str | None = None) -> list[Span]:
         """Spans that do not overlap, in text order; offsets in code points of ``text``. An empty text has
@@ -111,7 +134,7 @@ class Scanner:
         """Texts with what the layer found; none where it failed, as in a language that it does not know: the text to
         blame will say so when it is asked about alone."""
         try:
-            found = layer.find_all(texts, language, Deadline(self.rule.timeout * len(texts)))
+            found = layer.find_all(texts, language, Deadline(self.rule.time_limit * len(texts)))
         except Exception:
             return
         yield from zip(texts, found, strict=True)
@@ -124,7 +147,7 @@ class Scanner:
             raise Unscanned(
                 f"{len(text):,} characters are more than the {self.rule.longest:,} that are scanned"
             )
-        deadline = Deadline(self.rule.timeout)
+        deadline = Deadline(self.rule.time_limit)
         spans = [span for name in languages for span in self._read(text, name, deadline, ahead)]
         return resolve(spans, self.rule.kept) if spans else []
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
+from curation.pii import outside
 from curation.pii.aliases import Alias, Aliaser, Known, canonical, masks, name_words
 from curation.pii.fold import fold
 from curation.pii.rule import ScrubRule
@@ -273,8 +274,9 @@ def _bare(text: str) -> str:
 
 
 def _lexicon(rule: ScrubRule) -> Callable[[str], bool]:
-    """Whether a word is somebody's name or a place's, as far as the names model knows; nothing is without it."""
-    if "names" not in rule.layers:
+    """Whether a word is somebody's name or a place's, as far as the names model knows; nothing is where no layer finds
+    names."""
+    if "names" not in rule.layers and not any(map(outside.split, rule.layers)):
         return lambda word: False
     from curation.pii.names import is_listed
 
