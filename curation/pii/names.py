@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation.errors import IntegrityError
-from curation.pii import words
+from curation.pii import phones, words
 from curation.pii.patterns import Deadline
 from curation.pii.spans import Span, Unscanned
 
@@ -274,6 +274,8 @@ def _may_be(kind: str, text: str, start: int, end: int) -> bool:
         code.start() <= start and end <= code.end()
         for code in _CODE.finditer(text, max(0, start - 12), end + 12)
     ):
+        return False
+    if kind == "PHONE_NUMBER" and not phones.may_be_meant(text, start, end):
         return False
     if kind not in _FORMS:
         return True

@@ -27,6 +27,24 @@ _WRITTEN = re.compile(
 )
 _LONGER = re.compile(r",? ?(?:x|ext\.?|extension|#) ?:?\d{1,6}\b", re.IGNORECASE | re.ASCII)
 
+# Written as what is no telephone number: ISBN-13 (ISO 2108) and ISBN-10 in their four groups, of which the last is one
+# check digit; a decimal number, be it a price or a coordinate.
+_OTHER = re.compile(
+    r"97[89][ \-]?\d(?:[ \-]?\d){9}|\d{1,5}([ \-])\d{1,7}\1\d{1,7}\1[\dXx]|\d{1,3}\.\d{5,}|\d+[.,]\d{1,2}",
+    re.ASCII,
+)
+# What a model may leave of a number's beginning and end.
+_BEFORE = re.compile(r"(?<![\w.\-])(?:\d{1,5}[.,\-])+$", re.ASCII)
+_AFTER = re.compile(r"(?:[.,]\d+|[ \-][\dXx](?!\w))*", re.ASCII)
+_SPOKEN_OF = re.compile(
+    r"\b(?:phones?|telephoned?|tel|mobile|cell|fax|call|called|calls|calling|ring|rang|dial|dialled|dialed|reach|text|texted"
+    r"|sms|whatsapp|signal|contact|hotline|landline|voicemail|pager|(?:my|his|her|their|our|your|the|this) number|number is)\b",
+    re.IGNORECASE,
+)
+_NEAR = 60
+_WORD = re.compile(r"[^\W\d_]+")
+_SHORT_ANSWER = 3
+
 _SEVEN = re.compile(r"(?:\d\D{0,24}?){6}\d")
 _DIGIT = re.compile(r"\d")
 _EXTENSION = re.compile(r"[^\W\d_]|[#;,~]")
@@ -47,6 +65,26 @@ def written(text: str) -> Iterator[tuple[int, int]]:
     for match in _WRITTEN.finditer(text):
         if 9 <= len(_DIGIT.findall(match.group())) <= 15:
             yield match.span()
+
+
+def may_be_meant(text: str, start: int, end: int) -> bool:
+    """Whether what a model takes for a telephone number may be one, by how it is written.
+
+    ISBNs and decimal numbers are none. Digits alone say nothing by their form, so they need a word of telephones within
+    60 characters, or to be nearly the whole text: the answer to a question.
+
+    >>> [may_be_meant(f"see {n}", 4, 4 + len(n)) for n in ("978-0-306-40615-7", "52.37403", "555-1234")]
+    [False, False, True]
+    """
+    before, after = _BEFORE.search(text[max(0, start - _NEAR) : start]), _AFTER.match(text, end)
+    whole = f"{before.group() if before else ''}{text[start:end]}{after.group() if after else ''}"
+    if _OTHER.fullmatch(whole):
+        return False
+    if not whole.isdecimal():
+        return True
+    if _SPOKEN_OF.search(text, max(0, start - _NEAR), end + _NEAR):
+        return True
+    return len(_WORD.findall(text)) <= _SHORT_ANSWER
 
 
 def with_extension(text: str, end: int) -> int:

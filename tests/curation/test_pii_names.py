@@ -13,10 +13,11 @@ import pytest
 
 from curation import pii
 from curation.errors import IntegrityError
-from curation.pii import names, words
+from curation.pii import names, phones, words
 from curation.pii.names import MODEL, NamesLayer, load
 from curation.pii.patterns import Deadline
 from curation.pii.spans import Span, Unscanned
+from tests.curation.test_pii import WRITTEN, filled
 from training.names.sentences import LABELS, Values, fill, templates
 
 KEY = b"a key for tests, 32 bytes long.."
@@ -103,6 +104,59 @@ def test_held_out_names_are_in_no_lexicon() -> None:
 )
 def test_plain_sentences_are_read_as_people_read_them(text: str, expected: list[tuple[str, str]]) -> None:
     assert find(text) == expected
+
+
+BOOKS = (
+    "978-0-###-#####-#",
+    "978 3 ### ##### #",
+    "0-###-#####-#",
+    "##.#####",
+    "#######.##",
+    "########",
+    "##########",
+)
+PLAIN = (
+    "We paid {} for the pump that came from the north.",
+    "Number {} arrived today with the morning post.",
+    "It is listed as {} in the catalogue of the library.",
+    "The value was {} when we measured it at the gate.",
+)
+CALLS = (
+    "You can reach me at {} after six.",
+    "My number is {} and I am at home.",
+    "Please call {} before noon or we will leave.",
+    "Sure, {}",
+)
+
+
+def share_of_phones(shapes: tuple[str, ...], sentences: tuple[str, ...]) -> float:
+    """Share of the numbers, filled in at random, of which the layer takes a part for a telephone number."""
+    texts = [(s.format(n), n) for n in filled(shapes, 10) for s in sentences]
+    spans = by_layer([text for text, _ in texts])
+    places = [(text.index(number), len(number)) for text, number in texts]
+    hits = sum(
+        any(s.entity_type == "PHONE_NUMBER" and s.start < at + n and at < s.end for s in found)
+        for found, (at, n) in zip(spans, places, strict=True)
+    )
+    return hits / len(texts)
+
+
+def test_book_numbers_prices_and_coordinates_are_no_phones() -> None:
+    assert share_of_phones(BOOKS, PLAIN) < 0.02
+
+
+def test_without_a_look_at_their_form_half_of_the_book_numbers_would_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(phones, "may_be_meant", lambda *_: True)
+    assert share_of_phones(BOOKS, PLAIN) > 0.3
+
+
+def test_no_phone_that_somebody_gives_is_lost_for_its_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = (*WRITTEN, "###-####", "### ####", "## ### ## ##", "06-########", "#######", "##########")
+    now = share_of_phones(shapes, CALLS)
+    monkeypatch.setattr(phones, "may_be_meant", lambda *_: True)
+    assert now == share_of_phones(shapes, CALLS) > 0.95
 
 
 # --- the layer itself -----------------------------------------------------------------------------------------
