@@ -1,8 +1,9 @@
 """Layers made of models that somebody else trained: a spaCy pipeline, a token classifier of transformers.
 
-A model is loaded when its layer is listed, from this machine alone: no hub is asked, no weights are unpickled, and no
-code that comes with a model is run. What cannot be used says so in a :class:`UsageError` with what to do next. Labels
-become our types by :mod:`curation.pii.labels`; offsets are code points of the text.
+A model is loaded when its layer is listed, from this machine alone: no hub is asked, and of a token classifier neither
+weights are unpickled nor code is run that comes with it. A spaCy pipeline may bring code of its own, as an installed
+package: list one that you trust. What cannot be used says so in a :class:`UsageError` with what to do next. Labels become
+our types by :mod:`curation.pii.labels`; offsets are code points of the text.
 
 Each text is looked at by itself, so that no text's spans depend on its company.
 """
