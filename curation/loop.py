@@ -21,7 +21,7 @@ from curation import acquisition, records, relabel, snapshot, voting
 from curation.assemble import Voices, arms, compose, freeze, one_per_record, reserved_records, settle, vote
 from curation.curate import Rules, blocked, curate, load_artifact, load_table, save_table, without
 from curation.errors import UsageError
-from curation.ledger import Adapter, Question, SelectionItem, Showing
+from curation.ledger import Adapter, Question, Selection, SelectionItem, Showing
 from curation.passages import passages_of
 from curation.question import current
 from curation.text import normalise
@@ -310,12 +310,17 @@ def pool(loop: Run) -> pa.Table:
     return rows
 
 
+def arm_of(selection: Selection) -> str:
+    """Whom a selection was made for: the strategy, which may draw at random too, or its random twin."""
+    return TWIN if any(item.arm == TWIN for item in selection.items) else MAIN
+
+
 def asked(loop: Run, arm: str) -> set[str]:
-    """The records that earlier rounds of this run chose, for the strategy or for its random twin."""
+    """The records that the rounds of this run have chosen, for the strategy or for its random twin."""
     return {
         item.record
-        for selection in loop.workspace.ledger.selections()
-        if selection.run == loop.name and (selection.strategy == TWIN) == (arm == TWIN)
+        for selection in loop.workspace.ledger.selections(loop.name)
+        if arm_of(selection) == arm
         for item in selection.items
     }
 
@@ -361,23 +366,28 @@ def _choose(
     *,
     arm: str = MAIN,
 ) -> str:
-    """Pick a batch and write down what was picked, why, and what each annotator will see of it."""
+    """Pick a batch and write down what was picked, why, and what each annotator will see of it.
+
+    A choice that is there already stands, however much people have answered since: a run may be killed behind it.
+    """
+    for selection in loop.workspace.ledger.selections(loop.name):
+        if selection.round == number and arm_of(selection) == arm:
+            return selection.id
     table = load_artifact(loop.workspace, "scores", scores) if scores else None
     picked = _picked(loop, number, rows, table, rule, adapter, arm)
     if not picked:
         raise UsageError(
             "no record is left to ask about", where=str(loop.workspace.root), next="Ingest more rows"
         )
-    selection = loop.workspace.ledger.add_selection(
+    suggestions = _suggestions(table, adapter) if adapter else {}
+    return loop.workspace.ledger.add_selection(
         round=number,
         run=loop.name,
         strategy=TWIN if arm == TWIN else rule.strategy,
         adapter=adapter,
         items=tuple(SelectionItem(p.record, TWIN if arm == TWIN else p.arm, p.reason) for p in picked),
+        showings=_show(loop, _with_answered(loop, rows, picked), picked, suggestions),
     )
-    suggestions = _suggestions(table, adapter) if adapter else {}
-    _show(loop, selection, _with_answered(loop, rows, picked), picked, suggestions)
-    return selection
 
 
 def _picked(
@@ -456,19 +466,13 @@ def _suggestions(scores: pa.Table | None, adapter: str) -> dict[str, _Proposal]:
 
 
 def _show(
-    loop: Run,
-    selection: str,
-    rows: pa.Table,
-    picked: Sequence[acquisition.Picked],
-    suggestions: Mapping[str, _Proposal],
-) -> None:
+    loop: Run, rows: pa.Table, picked: Sequence[acquisition.Picked], suggestions: Mapping[str, _Proposal]
+) -> list[Showing]:
     """One Showing per record and annotator: the model's suggestion, else the source's draft, unless it is blind.
 
     What is judged is shown to everybody; a blind showing then leaves out only why it was chosen.
     """
     workspace = loop.workspace
-    if any(showing.selection == selection for showing in workspace.ledger.showings()):
-        return  # stored before the run was killed: people's time has changed since, and so would the seats
     question = current(workspace)
     columns = ("record", "messages", "prompt", "completion", "trust")
     seen = {row[0]: row[1:] for row in zip(*(rows[name].to_pylist() for name in columns), strict=True)}
@@ -506,12 +510,11 @@ def _show(
                     suggestion_by=proposal.by if proposal else None,
                     passages=passages[pick.record],
                     blind=pick.blind,
-                    selection=selection,
                     annotator=person,
                     extra=why,
                 )
             )
-    workspace.ledger.add_showings(showings)
+    return showings
 
 
 def _votes(workspace: Workspace, question: Question) -> dict[str, _Proposal]:

@@ -18,7 +18,7 @@ from curation.ledger import schema
 from curation.ledger.incoming import json_text
 from curation.ledger.lookups import bodies_of, known, put_payloads, record_seqs
 from curation.ledger.rows import Question, Selection, SelectionItem, Showing, Task
-from curation.ledger.store import Reader, Store
+from curation.ledger.store import Reader, Store, Writer
 from curation.records import SPLITS, digest
 
 EVAL_ITEMS = pa.schema([("record", pa.string()), ("role", pa.string())])
@@ -88,19 +88,8 @@ class Asking(Store):
 
     def add_showings(self, showings: Sequence[Showing]) -> list[str]:
         """Note what is put on whose screen and return the ids, in order; the same showing twice is one."""
-        ids = [showing.identity() for showing in showings]
         with self._write("showing") as writer:
-            held = known(writer, "showings", "id", ids)
-            fresh = {i: s for i, s in zip(ids, showings, strict=True) if i not in held}
-            numbers = record_seqs(writer, [s.record for s in fresh.values()])
-            texts = [s.suggestion for s in fresh.values() if s.suggestion is not None]
-            suggestions = iter(put_payloads(writer, texts))
-            rows = [
-                _showing_row(i, s, numbers[s.record], None if s.suggestion is None else next(suggestions))
-                for i, s in fresh.items()
-            ]
-            writer.insert(schema.showings, rows)
-        return ids
+            return _store_showings(writer, showings)
 
     def showings(self, ids: Sequence[str] | None = None, record: str | None = None) -> list[Showing]:
         """Showings, oldest first: all, those of ``ids``, or those of one record."""
@@ -146,11 +135,19 @@ class Asking(Store):
             return len(moving)
 
     def add_selection(
-        self, *, round: int, run: str, strategy: str, adapter: str | None, items: Sequence[SelectionItem]
+        self,
+        *,
+        round: int,
+        run: str,
+        strategy: str,
+        adapter: str | None,
+        items: Sequence[SelectionItem],
+        showings: Sequence[Showing] = (),
     ) -> str:
         """Store what one acquisition chose, in order, and return its id; the same again changes nothing.
 
-        ``ConflictError`` when this run's round was already chosen otherwise under the same strategy.
+        ``showings`` are what people will see of it. They will cite its id, and are stored with it or not at all: records
+        that were chosen and never shown would be asked about by nobody.
         """
         picked = [(i.record, i.arm, i.reason) for i in items]
         selection = digest(json_text([run, round, strategy, adapter, picked]))
@@ -171,6 +168,7 @@ class Asking(Store):
                 for position, i in enumerate(items)
             ]
             writer.insert(schema.selection_items, rows)
+            _store_showings(writer, [replace(showing, selection=selection) for showing in showings])
         return selection
 
     def selections(self, run: str | None = None) -> list[Selection]:
@@ -270,6 +268,22 @@ def _sticky(
                 next="Leave it where it is: moving it would leak",
             )
     return {number: side for number, side in wanted.items() if number not in held}
+
+
+def _store_showings(writer: Writer, showings: Sequence[Showing]) -> list[str]:
+    """Store the showings that are new; the ids of all, in order."""
+    ids = [showing.identity() for showing in showings]
+    held = known(writer, "showings", "id", ids)
+    fresh = {i: s for i, s in zip(ids, showings, strict=True) if i not in held}
+    numbers = record_seqs(writer, [s.record for s in fresh.values()])
+    texts = [s.suggestion for s in fresh.values() if s.suggestion is not None]
+    suggestions = iter(put_payloads(writer, texts))
+    rows = [
+        _showing_row(i, s, numbers[s.record], None if s.suggestion is None else next(suggestions))
+        for i, s in fresh.items()
+    ]
+    writer.insert(schema.showings, rows)
+    return ids
 
 
 def _questions(reader: Reader) -> list[Question]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from curation.curate import Rules, scrubbed_labels
 from curation.errors import UsageError
 from curation.ledger import NewLabel, Question, Showing
-from curation.loop import TWIN
+from curation.loop import TWIN, arm_of
 from curation.workspace import Workspace
 
 
@@ -39,7 +39,7 @@ class Simulated:
     def collect(self, workspace: Workspace, question: Question) -> dict[str, int]:
         """Write one Label for each showing that nobody has answered."""
         book = workspace.ledger
-        twins = {s.id for s in book.selections() if s.strategy == TWIN}
+        twins = {s.id for s in book.selections() if arm_of(s) == TWIN}
         done = answered(workspace)
         # What was put before somebody by name waits for them, and not for a simulation.
         todo = [s for s in book.showings() if s.id not in done and (s.annotator or "0").isdecimal()]

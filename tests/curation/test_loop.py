@@ -185,6 +185,46 @@ def test_the_kill_check_sees_a_batch_that_depends_on_chance(
     assert first["rounds"][0]["snapshot"] != second["rounds"][0]["snapshot"]
 
 
+@pytest.mark.parametrize("step", ["_show", "_relabels"])
+def test_a_run_that_dies_while_it_chooses_chooses_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Before and after the choice is stored: no record is chosen that nobody is shown."""
+    folder = make(tmp_path / "w", inquiries(160))
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop, step, die)
+        play(folder, 1)
+    play(folder, 1)
+    with open_workspace(folder, actor="ana") as opened:
+        chosen = opened.ledger.selections("simulated")
+        shown = {(s.selection, s.record) for s in opened.ledger.showings()}
+    assert [loop.arm_of(selection) for selection in chosen] == [loop.MAIN, loop.TWIN]
+    assert shown == {(s.id, item.record) for s in chosen for item in s.items}
+
+
+def test_a_choice_that_stands_is_not_made_anew_for_answers_that_came_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "w"
+    disputed_round(folder)
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop, "_relabels", die)
+        play(folder, 2, people.files())
+    monkeypatch.setattr(relabel, "mixed", lambda _, __, new, *a, **k: new)  # as if all had been settled since
+    waiting, _ = play(folder, 2, people.files())
+    assert waiting["waiting_for"]["relabels"] == 3
+    with open_workspace(folder, actor="ana") as opened:
+        assert [s.round for s in opened.ledger.selections("files")] == [1, 2]
+
+
 def fill(folder: Path, gold: dict[str, str], some: int | None = None) -> None:
     """What an expert does with the form: an answer in every row, or in the first few."""
     path = folder / people.TASKS_FILE
@@ -226,6 +266,19 @@ def test_a_run_with_people_waits_for_their_answers_and_goes_on(tmp_path: Path) -
     assert "waiting_for" not in third
     assert third["rounds"][0]["labels"] == 20
     assert third["rounds"][0]["metric"] > 0.25
+
+
+def test_a_strategy_that_draws_at_random_asks_about_no_record_twice(tmp_path: Path) -> None:
+    """It is told from the random twin by its arm: both are called random."""
+    drawn = {'strategy = "hybrid"': 'strategy = "random"'}
+    result, _ = play(make(tmp_path / "w", inquiries(400), **drawn), 2)
+    assert [r["labels"] for r in result["rounds"]] == [20, 40]
+    with open_workspace(tmp_path / "w", actor="ana") as opened:
+        chosen = opened.ledger.selections("simulated")
+    for arm in (loop.MAIN, loop.TWIN):
+        first, second = ({i.record for i in s.items} for s in chosen if loop.arm_of(s) == arm)
+        assert len(first) == len(second) == 20
+        assert not first & second
 
 
 def test_tasks_are_pushed_once_however_often_the_run_is_started(tmp_path: Path) -> None:
