@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from apps.demo.corpus import Truth
 from curation import snapshot
+from curation.calibration import wilson
 from curation.curate import BLOCKING, Rules
 from curation.records import record_id
 from curation.workspace import Workspace
 
 NAMES = frozenset({"PERSON"})  # found by the names layer alone
-
-
-def wilson(found: int, known: int, z: float = 1.959964) -> list[float]:
-    """The 95% Wilson score interval of a proportion (Wilson 1927); [0, 1] where nothing is known.
-
-    >>> [round(x, 3) for x in wilson(9, 10)]
-    [0.596, 0.982]
-    """
-    if not known:
-        return [0.0, 1.0]
-    p, n = found / known, known
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return [
-        max(0.0, min(p, middle - half)),
-        min(1.0, max(p, middle + half)),
-    ]  # rounding must not leave p outside
 
 
 def line(what: str, found: int, known: int, note: str = "") -> dict[str, Any]:
@@ -41,7 +24,7 @@ def line(what: str, found: int, known: int, note: str = "") -> dict[str, Any]:
         "found": found,
         "known": known,
         "recall": recall,
-        "ci95": wilson(found, known),
+        "ci95": list(wilson(found, known)),
         "note": note,
     }
 

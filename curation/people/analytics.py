@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from curation.calibration import wilson
 from curation.consensus import krippendorff_alpha
 from curation.curate import Rules, load_table
 from curation.people import plan
@@ -61,15 +62,8 @@ def share(hits: int, of: int) -> dict[str, Any] | None:
     """
     if of < FEW:
         return None
-    low, high = _wilson(hits, of)
+    low, high = wilson(hits, of)
     return {"share": round(hits / of, 4), "ci95": [round(low, 4), round(high, 4)], "n": of}
-
-
-def _wilson(hits: int, of: int, z: float = 1.959964) -> tuple[float, float]:
-    p, spread = hits / of, z * z / of
-    middle = (p + spread / 2) / (1 + spread)
-    half = z * math.sqrt(p * (1 - p) / of + spread / (4 * of)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def anchoring(answers: Iterable[Answer]) -> dict[str, Any]:

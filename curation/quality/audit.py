@@ -8,13 +8,13 @@ English, and meant to be replaced by a workspace's own.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 
+from curation.calibration import wilson
 from curation.text import tokens
 
 # fmt: off
@@ -81,20 +81,10 @@ def audit_words(
         for key in _keys(str(part), words, groups):
             rows[key] += 1
             hits[key] += not words.isdisjoint(harsh)
-    made = [WordRate(*key, rows[key], hits[key], *_wilson(hits[key], rows[key])) for key in rows]
+    made = [WordRate(*key, rows[key], hits[key], *wilson(hits[key], rows[key])) for key in rows]
     return sorted(made, key=lambda rate: (-rate.low, rate.slice, rate.group))
 
 
 def _keys(part: str, words: set[str], groups: Mapping[str, Collection[str]]) -> Iterator[tuple[str, str]]:
     yield part, ""
     yield from ((part, group) for group, named in groups.items() if not words.isdisjoint(named))
-
-
-def _wilson(hits: int, rows: int, z: float = 1.96) -> tuple[float, float]:
-    """The interval of Wilson 1927 for a share; (0, 1) where there are no rows."""
-    if not rows:
-        return 0.0, 1.0
-    share, square = hits / rows, z * z / rows
-    middle = (share + square / 2) / (1 + square)
-    half = z * math.sqrt(share * (1 - share) / rows + square / (4 * rows)) / (1 + square)
-    return max(middle - half, 0.0), min(middle + half, 1.0)

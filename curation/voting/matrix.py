@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curation.calibration import wilson
 from curation.errors import UsageError
 from curation.records import VOTES
 from curation.voting.functions import ABSTAIN
@@ -88,20 +89,6 @@ def analyse(votes: Votes, gold: npt.ArrayLike | None = None) -> list[dict[str, A
         }
         for j, name in enumerate(votes.functions)
     ]
-
-
-def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95% interval of a share of ``n`` (Wilson 1927); (0, 1) where ``n`` is 0.
-
-    >>> [round(bound, 3) for bound in wilson(9, 10)]
-    [0.596, 0.982]
-    """
-    if not n:
-        return 0.0, 1.0
-    share, slack = hits / n, z * z / n
-    middle = (share + slack / 2) / (1 + slack)
-    reach = z * np.sqrt(share * (1 - share) / n + slack / (4 * n)) / (1 + slack)
-    return float(middle - reach), float(middle + reach)
 
 
 def worst_examples(votes: Votes, gold: npt.ArrayLike, most: int = 3) -> dict[str, list[tuple[str, str, str]]]:

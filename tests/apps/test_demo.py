@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from apps.demo.score import wilson
-
 ROOT = Path(__file__).resolve().parents[2]
 
 # Every connection and every look-up of a name passes here; what is not this machine is written down and refused.
@@ -127,10 +125,3 @@ def test_every_trained_row_is_traced_to_a_label_or_to_functions(played: Any) -> 
     assert rows
     for row in rows:
         assert (row["labels"] and set(row["labels"]) <= known) or row["functions"]
-
-
-def test_wilson_intervals_hold_the_share() -> None:
-    for found, known in ((0, 10), (5, 10), (10, 10), (999, 1000)):
-        low, high = wilson(found, known)
-        assert 0 <= low <= found / known <= high <= 1
-    assert wilson(0, 0) == [0.0, 1.0]
