@@ -9,6 +9,7 @@ what the strategy saves is measured and not assumed.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
@@ -90,9 +91,16 @@ class Annotator(Protocol):
         """Who should see each record: ids of people, or numbers for whoever comes. ``rows`` are (record, words)."""
 
     def another(
-        self, workspace: Workspace, question: Question, rows: Sequence[tuple[str, str]]
+        self,
+        workspace: Workspace,
+        question: Question,
+        rows: Sequence[tuple[str, str]],
+        given: Mapping[str, int] | None = None,
     ) -> dict[str, tuple[str, ...]]:
-        """Who could give one more answer to each record that has some; nobody where it might be the same person."""
+        """Who could give one more answer to each record that has some; nobody where it might be the same person.
+
+        ``given`` are the tasks of the same batch that each person has already.
+        """
 
 
 @dataclass
@@ -490,7 +498,8 @@ def _show(
     per_record = workspace.config.the_question[1].annotators_per_record
     seats = loop.annotator.seats(workspace, question, words, per_record)
     again = [(p.record, "") for p in picked if p.arm == acquisition.RELABEL]
-    seats |= loop.annotator.another(workspace, question, again) if again else {}
+    given = Counter(person for people in seats.values() for person in people)
+    seats |= loop.annotator.another(workspace, question, again, given) if again else {}
     passages = passages_of(workspace, {record: seen[record][1] for record in proposed})
     hides = question.kind in ("edit", "class")
     showings = []

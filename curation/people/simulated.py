@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from curation.curate import Rules, scrubbed_labels
@@ -80,7 +80,11 @@ class Simulated:
         return {record: numbered(per_record) for record, _ in rows}
 
     def another(
-        self, workspace: Workspace, question: Question, rows: Sequence[tuple[str, str]]
+        self,
+        workspace: Workspace,
+        question: Question,
+        rows: Sequence[tuple[str, str]],
+        given: Mapping[str, int] | None = None,
     ) -> dict[str, tuple[str, ...]]:
         """Nobody: the answer would be the same."""
         return {record: () for record, _ in rows}

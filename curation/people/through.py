@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -65,10 +65,16 @@ class Through:
         return size
 
     def seats(
-        self, workspace: Workspace, question: Question, rows: Sequence[tuple[str, str]], per_record: int
+        self,
+        workspace: Workspace,
+        question: Question,
+        rows: Sequence[tuple[str, str]],
+        per_record: int,
+        given: Mapping[str, int] | None = None,
     ) -> dict[str, tuple[str, ...]]:
         """Who should see each record; ``rows`` are (record, what is known of it in words). Numbers where nobody was added.
 
+        ``given`` are tasks of the same batch that the ledger does not know of yet, by person: they take their time too.
         Where the batch is larger than people's time allows, time is stretched evenly and nobody sees a record twice.
         """
         records = [record for record, _ in rows]
@@ -77,7 +83,10 @@ class Through:
             # A server deals one task to several people; on a form every opinion needs a line of its own.
             seats = (anybody(per_record),) if self.planned and per_record > 1 else numbered(per_record)
             return dict.fromkeys(records, seats)
-        room = plan.room_of(workspace, question, self.name)
+        room = {
+            person: max(0, count - (given or {}).get(person, 0))
+            for person, count in plan.room_of(workspace, question, self.name).items()
+        }
         short = len(records) * per_record - sum(room.values())
         if short > 0:
             room = {person: count + -(-short // len(room)) + per_record for person, count in room.items()}
@@ -91,14 +100,19 @@ class Through:
         )
 
     def another(
-        self, workspace: Workspace, question: Question, rows: Sequence[tuple[str, str]]
+        self,
+        workspace: Workspace,
+        question: Question,
+        rows: Sequence[tuple[str, str]],
+        given: Mapping[str, int] | None = None,
     ) -> dict[str, tuple[str, ...]]:
-        """Somebody who has not seen the record, for one more opinion on each; on a form, its next line.
+        """Somebody who has not seen the record, for one more opinion on each; on a form, its next line. ``given`` as for
+        :meth:`seats`.
 
         Nobody where all share one project: it would deal the task to whoever asks, and that may be the same person.
         """
         if self.team(workspace):
-            return self.seats(workspace, question, rows, 1)
+            return self.seats(workspace, question, rows, 1, given)
         if self.planned:
             return {record: () for record, _ in rows}
         lines = Counter(s.record for s in workspace.ledger.showings() if s.question == question.name)

@@ -21,6 +21,7 @@ from curation.errors import UsageError
 from curation.formats import Mapping
 from curation.loop import Run, run
 from curation.people import Simulated
+from curation.people.through import Through
 from curation.question import current
 from curation.workspace import init, open_workspace
 from tests.curation.toys import CLASSES, ToyLearner, inquiries, write_rows
@@ -391,6 +392,24 @@ def test_records_on_which_people_disagree_are_asked_about_again_and_the_run_says
     with open_workspace(folder, actor="ana") as opened:
         standing = opened.ledger.decisions(stage="consensus", rule=Rules(opened).consensus)
         assert not standing.num_rows, "two of three agree: nothing is left to a curator"
+
+
+def test_who_is_asked_again_has_the_new_records_of_the_batch_to_do_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, told = tmp_path / "w", []
+    disputed_round(folder)
+    another = Through.another
+
+    def listening(self: Through, workspace: Any, question: Any, rows: Any, given: Any = None) -> Any:
+        told.append(given)
+        return another(self, workspace, question, rows, given)
+
+    monkeypatch.setattr(Through, "another", listening)
+    play(folder, 2, people.files())
+    assert told == [None, {"0": 17, "1": 17}], (
+        "to see who could at all, then beside two tasks for each new record"
+    )
 
 
 def test_where_people_agree_nobody_is_asked_again(tmp_path: Path) -> None:

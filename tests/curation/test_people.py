@@ -205,6 +205,21 @@ def test_a_round_is_sized_by_minutes_and_each_record_goes_to_two_people(desk: tu
         people.label_studio().batch(opened, current(opened), 2)
 
 
+def test_one_more_opinion_takes_of_the_time_that_the_same_batch_has_left(
+    desk: tuple[Workspace, Fake],
+) -> None:
+    opened, _ = desk
+    ines, tom = (plan.add(opened, name, minutes=4) for name in ("Ines", "Tom"))
+    rows = [(record, "") for record in opened.ledger.records()["record"].to_pylist()[:12]]
+    through, question = people.label_studio(), current(opened)
+    alone = through.another(opened, question, rows)
+    assert {who for seats in alone.values() for who in seats} == {ines.id, tom.id}
+    beside = through.another(opened, question, rows, {ines.id: 12})
+    assert set(beside.values()) == {(tom.id,)}, (
+        "Ines has twelve tasks of the batch, which fill her four minutes"
+    )
+
+
 def test_without_names_one_task_is_dealt_to_two_people_and_waits_for_both(
     desk: tuple[Workspace, Fake],
 ) -> None:
