@@ -1,4 +1,4 @@
-"""From opinions to examples: votes of functions, Labels of people and sources, weighed, cleaned and frozen.
+"""From opinions to a snapshot: which records make its rows, why others do not, and what the gates are told.
 
 This is where a snapshot's rows come from. It reads the ledger and the stages' decisions, and writes one artifact.
 """
@@ -16,57 +16,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import consensus, judging, pii, records, snapshot, voting
+from curation import consensus, pii, snapshot, voting
 from curation.config import settings
 from curation.consensus import Consensus, Opinion
-from curation.curate import (
-    BLOCKING,
-    STAGES,
-    Rules,
-    blocked,
-    changes,
-    load_table,
-    require_covered,
-    save_table,
-    scrubbed_labels,
-    tally,
-    without,
-)
+from curation.curate import BLOCKING, STAGES, Rules, blocked, require_covered, save_table, tally, without
 from curation.engine import without_collector
+from curation.examples import Lineage, example_tables
 from curation.ledger import Function, Question
 from curation.marks import left_in, marked
+from curation.opinions import Voices, agree, opinions, training_kinds
 from curation.question import current
-from curation.records import SOURCE_TRUST
+from curation.weak import weak_rows
 from curation.workspace import Progress, Workspace, silent, view
 
-# Weak rows, labelled by functions alone, must be this sure, and there may be this many of them for each row that a
-# person labelled: enough to teach what nobody has labelled yet, too few to drown what people said.
-WEAK_CONFIDENCE = 0.8
-WEAK_SHARE = 1.0
-# Of so many of them at most (neighbours are sought among all pairs), the share that their neighbours confirm is kept.
-WEAK_POOL = 10_000
-WEAK_TRUSTED = 0.5
 MOST_NAMED = 10  # records that a refusal names
 SPLIT_OF_ROLE = {"test": "test", "dev": "validation"}
-
-
-@dataclass(frozen=True)
-class Voices:
-    """Whose Labels count: everybody's less ``silent``, or only those of ``only``; functions too where ``weak``.
-
-    Two arms of one experiment train on the same records' worth of different people's Labels, so an author can be left
-    out by opaque id.
-    """
-
-    only: frozenset[str] = frozenset()
-    silent: frozenset[str] = frozenset()
-    records: frozenset[str] | None = None
-    weak: bool = True
-    sources: bool = True
-
-    def hears(self, author: str) -> bool:
-        """Whether the Labels of ``author`` count."""
-        return author in self.only if self.only else author not in self.silent
 
 
 def vote(workspace: Workspace, *, progress: Progress = silent) -> dict[str, Any] | None:
@@ -155,67 +119,6 @@ def reserved_records(workspace: Workspace) -> set[str]:
     return set(workspace.ledger.eval_items()["record"].to_pylist())
 
 
-def opinions(
-    workspace: Workspace,
-    question: Question,
-    voices: Voices,
-    kinds: set[str],
-    records: Sequence[str] | None = None,
-) -> list[Opinion]:
-    """The latest Label of each author on each record, as seen after scrubbing, of the given kinds.
-
-    What people said under another question is no answer to this one. Whoever accepts an answer stands behind its text;
-    an answer that at least as many reject as accept is nobody's.
-    """
-    rows = scrubbed_labels(workspace, Rules(workspace), kinds, records)
-    latest: dict[tuple[str, str, str], Opinion] = {}
-    shown = _accepted(workspace, rows) if question.kind == "accept" else {}
-    names = ("record", "label", "author", "kind", "body", "question")
-    columns = (rows[name].to_pylist() for name in names)
-    for record, label, author, kind, body, asked in zip(*columns, strict=True):
-        if kind == "person" and question.name and asked not in (None, question.name):
-            continue
-        if kind == "person" and question.kind == "accept":
-            body = shown.get(label)
-        value = None if body is None else question_value(question, body)
-        if value is None or not voices.hears(author):
-            continue
-        if voices.records is not None and record not in voices.records:
-            continue
-        # A source may give several references; a person's newer answer replaces the older one.
-        key = label if kind in SOURCE_TRUST else author
-        latest[record, kind, key] = Opinion(record, label, author, kind, value)
-    return list(latest.values())
-
-
-def _accepted(workspace: Workspace, rows: pa.Table) -> dict[str, str]:
-    """The text that each accepting Label stands behind, for records that more people accept than reject."""
-    people = [row for row in rows.to_pylist() if row["kind"] == "person" and row["showing"]]
-    shown = {s.id: s.suggestion for s in workspace.ledger.showings([row["showing"] for row in people])}
-    votes: dict[tuple[str, str], int] = {}
-    for row in people:
-        key = (row["record"], shown.get(row["showing"]) or "")
-        votes[key] = votes.get(key, 0) + (1 if row["body"] == "accept" else -1)
-    return {
-        row["label"]: text
-        for row in people
-        if (text := shown.get(row["showing"])) and row["body"] == "accept" and votes[row["record"], text] > 0
-    }
-
-
-def question_value(question: Question, value: str) -> str | None:
-    """The answer as the question knows it; ``None`` where a class is not (or no longer) one of its classes.
-
-    A class that a revision renamed or merged counts as the new one.
-    """
-    if question.kind in ("compare", "rubric", "spans"):
-        return None  # an opinion about an answer is no answer
-    if question.kind != "class":
-        return value
-    value = question.mapping.get(value) or value
-    return value if value in question.classes else None
-
-
 @dataclass
 class Composition:
     """The rows of a snapshot to be, why others are not among them, and what the gates will be told.
@@ -255,29 +158,30 @@ def compose(
     composed = Composition()
     stopped = blocked(workspace, rules, STAGES[:-1])  # whether people agree is looked at anew below
     roles = _roles(workspace)
-    lineage = _Lineage.of(workspace, rules)
-    heard = opinions(workspace, question, voices, _training_kinds(voices))
+    lineage = Lineage.of(workspace, rules)
+    heard = opinions(workspace, question, voices, training_kinds(voices))
     people = [o for o in heard if o.kind in ("person", "curator")]
     composed.alpha = consensus.krippendorff_alpha((o.record, o.author, o.value) for o in people)
-    agreed = _agree(workspace, question, heard)
+    agreed = agree(workspace, question, heard)
     composed.held = [c for c in agreed if c.needs_review]
     beside = _beside(workspace, roles, lineage)
     near_test = _beside(workspace, [r for r, role in roles.items() if role == "test"], lineage)
     out = stopped | set(roles) | beside
     usable = [c for c in agreed if not c.needs_review and c.record not in out]
-    weak = _weak(workspace, question, usable, out | {c.record for c in agreed}, voices)
+    taken = out | {c.record for c in agreed}
+    weak = weak_rows(workspace, question, usable, taken) if voices.weak else []
     progress("composing", len(usable), None)
     splits = {"train": [*usable, *weak], **_reserved(workspace, question, roles, rules)}
     splits["validation"] = [c for c in splits["validation"] if c.record not in near_test]
     classes = len(question.classes) if question.kind == "class" else None
     for split, rows in splits.items():
-        composed.tables += list(_examples(workspace, rules, rows, split, lineage, classes))
+        composed.tables += list(example_tables(workspace, rules, rows, split, lineage, classes))
     composed.stages = _stage_counts(workspace, rules, beside, composed)
     _guard(workspace, rules, splits["train"], composed)
     return composed
 
 
-def _beside(workspace: Workspace, reserved: Collection[str], lineage: _Lineage) -> set[str]:
+def _beside(workspace: Workspace, reserved: Collection[str], lineage: Lineage) -> set[str]:
     """Records that share a group or a cluster of near-duplicates with a reserved one, and are not reserved."""
     if not reserved:
         return set()
@@ -349,98 +253,9 @@ def _raw_texts(workspace: Workspace) -> Iterator[str]:
         yield from (text for text in page.table["completion"].to_pylist() if text)
 
 
-def _training_kinds(voices: Voices) -> set[str]:
-    return {"person", "curator"} | ({"reference"} if voices.sources else set())
-
-
 def _roles(workspace: Workspace) -> dict[str, str]:
     items = workspace.ledger.eval_items()
     return dict(zip(items["record"].to_pylist(), items["role"].to_pylist(), strict=True))
-
-
-def _agree(workspace: Workspace, question: Question, heard: list[Opinion]) -> list[Consensus]:
-    """One answer a record, or several of free text, each weighed also by what people think of it."""
-    if question.kind == "class":
-        skill = consensus.skills(heard, question.classes)
-        agreed = consensus.class_consensus(heard, question.classes, priors(workspace, question), skill=skill)
-    else:
-        agreed = consensus.text_consensus(heard, skill=consensus.skills(heard, None))
-    return judging.weighed(agreed, judging.judged(workspace))
-
-
-def people_skills(workspace: Workspace) -> dict[str, float]:
-    """What each person's word on the loop's question is worth; empty where their answers meet too rarely."""
-    question = current(workspace)
-    heard = opinions(workspace, question, Voices(), {"person"})
-    return consensus.skills(heard, question.classes if question.kind == "class" else None)
-
-
-def settle(workspace: Workspace) -> int:
-    """Leave to a curator the records that people disagree on or call poor, and lift what is settled by now; how many are
-    held.
-
-    A Label of a curator, and a record let in by one, ends the matter.
-    """
-    rules, question = Rules(workspace), current(workspace)
-    spoken = sorted(set(workspace.ledger.labels(kinds={"person"})["record"].to_pylist()))
-    heard = opinions(workspace, question, Voices(), _training_kinds(Voices()), spoken) if spoken else []
-    held = {c.record: c for c in _agree(workspace, question, heard) if c.needs_review}
-    found = [records.decision(c.record, "hold", c.reason) for c in held.values()]
-    standing = workspace.ledger.decisions(stage="consensus", rule=rules.consensus)
-    new = changes(standing, records.table(found, records.DECISIONS))
-    if new.num_rows:
-        workspace.ledger.decide("consensus", rules.consensus, new, covered=[], supersede=False)
-    return len(held)
-
-
-def priors(workspace: Workspace, question: Question) -> dict[str, np.ndarray]:
-    """The label model's distribution over the question's classes, for the records that functions voted on."""
-    table = load_table(workspace, "probabilities", Rules(workspace).scrub)
-    if table is None or not table.num_rows:
-        return {}
-    index = {name: i for i, name in enumerate(question.classes)}
-    priors = {}
-    for row in table.filter(pc.greater(table["weight"], 0)).to_pylist():
-        prior = np.full(len(index), 1e-3 / len(index))
-        for name, p in zip(row["classes"], row["proba"], strict=True):
-            if name in index:
-                prior[index[name]] += p
-        priors[row["record"]] = prior / prior.sum()
-    return priors
-
-
-def _weak(
-    workspace: Workspace, question: Question, usable: list[Consensus], taken: set[str], voices: Voices
-) -> list[Consensus]:
-    """Rows that only functions labelled, surely enough and like their neighbours; drawn by digest, the same every time."""
-    if not (voices.weak and question.kind == "class"):
-        return []
-    table = load_table(workspace, "probabilities", Rules(workspace).scrub)
-    if table is None:
-        return []
-    found = []
-    for row in table.filter(pc.greater(table["weight"], 0)).to_pylist():
-        best = int(np.argmax(row["proba"]))
-        sure = float(row["proba"][best])
-        if sure >= WEAK_CONFIDENCE and row["record"] not in taken:
-            found.append(Consensus(row["record"], row["classes"][best], sure, (), (), ("function",), False))
-    found.sort(key=lambda c: records.digest("weak" + c.record))
-    return _confirmed(workspace, found[:WEAK_POOL])[: int(WEAK_SHARE * len(usable))]
-
-
-def _confirmed(workspace: Workspace, weak: list[Consensus]) -> list[Consensus]:
-    """The half of the rows whose classes the wording of their neighbours confirms best (the cut statistic)."""
-    views = _views(workspace, Rules(workspace), weak)
-    texts = dict(zip(views["record"].to_pylist(), views["prompt"].to_pylist(), strict=True))
-    told = [c for c in weak if c.record in texts]
-    if not told:
-        return []
-    code = {value: i for i, value in enumerate(dict.fromkeys(c.value for c in told))}
-    sure = np.zeros((len(told), len(code)))
-    sure[np.arange(len(told)), [code[c.value] for c in told]] = [c.confidence for c in told]
-    features = voting.lexical_features([texts[c.record] for c in told])
-    keep = voting.trusted(sure, features, WEAK_TRUSTED)
-    return [c for c, kept in zip(told, keep.tolist(), strict=True) if kept]
 
 
 def _reserved(
@@ -464,104 +279,6 @@ def _reserved(
 
 
 _EVAL_KINDS = {"gold", "reference", "person", "curator"}
-
-
-@dataclass(frozen=True)
-class _Lineage:
-    """What the rows of a snapshot carry about where they come from."""
-
-    arms: dict[str, tuple[str, int]]
-    clusters: dict[str, str]
-    functions: dict[str, list[str]]
-
-    @classmethod
-    def of(cls, workspace: Workspace, rules: Rules) -> _Lineage:
-        clusters = load_table(workspace, "clusters", rules.near)
-        votes = load_table(workspace, "votes", rules.scrub)
-        functions: dict[str, list[str]] = {}
-        if votes is not None:
-            given = votes.filter(pc.is_valid(votes["vote"]))
-            for record, function in zip(
-                given["record"].to_pylist(), given["function"].to_pylist(), strict=True
-            ):
-                functions.setdefault(record, []).append(function)
-        return cls(
-            arms=arms(workspace),
-            clusters={}
-            if clusters is None
-            else dict(zip(clusters["record"].to_pylist(), clusters["cluster"].to_pylist(), strict=True)),
-            functions=functions,
-        )
-
-
-def arms(workspace: Workspace) -> dict[str, tuple[str, int]]:
-    """The arm and the round in which each record was first chosen."""
-    found: dict[str, tuple[str, int]] = {}
-    for selection in workspace.ledger.selections():
-        for item in selection.items:
-            found.setdefault(item.record, (item.arm, selection.round))
-    return found
-
-
-PAGE = 20_000
-
-
-def _examples(
-    workspace: Workspace,
-    rules: Rules,
-    rows: Sequence[Consensus],
-    split: str,
-    lineage: _Lineage,
-    classes: int | None,
-) -> Iterator[pa.Table]:
-    """Consensus rows joined with the scrubbed messages of their records, a page at a time."""
-    for start in range(0, len(rows), PAGE):
-        page = rows[start : start + PAGE]
-        views = _views(workspace, rules, page)
-        places = pc.index_in(pa.array([c.record for c in page], pa.string()), value_set=views["record"])
-        if places.null_count:  # not in view any more: undone, or erased
-            page = [c for c, place in zip(page, places.to_pylist(), strict=True) if place is not None]
-            places = places.drop_null()
-        yield _example_table(page, views.take(places), split, lineage, classes)
-
-
-def _views(workspace: Workspace, rules: Rules, page: Sequence[Consensus]) -> pa.Table:
-    """The scrubbed VIEW of the records of a page, one row each, without completions."""
-    ids = list(dict.fromkeys(c.record for c in page))
-    pages = workspace.ledger.view_pages(scrub_rule=rules.scrub, records=ids, kinds=())
-    return pa.concat_tables([records.VIEW.empty_table(), *(p.table for p in pages)]).combine_chunks()
-
-
-def _example_table(
-    agreed: Sequence[Consensus], views: pa.Table, split: str, lineage: _Lineage, classes: int | None
-) -> pa.Table:
-    """One row of EXAMPLES per consensus; ``views`` holds the record of each, in the same order.
-
-    Among so many ``classes`` confidence counts from a guess upwards; a free text has as much weight as confidence.
-    """
-    sure = np.array([c.confidence for c in agreed])
-    weight = sure if classes is None or split != "train" else voting.loss_weight(sure, classes)
-    chosen = [lineage.arms.get(c.record, (None, None)) for c in agreed]
-    train = split == "train"
-    columns: dict[str, Any] = {
-        **{name: views[name] for name in ("record", "messages", "prompt", "source", "group")},
-        "completion": [c.value for c in agreed],
-        "split": [split] * len(agreed),
-        "weight": np.round(weight, 6),
-        "labels": [c.labels for c in agreed],
-        "authors": [c.authors for c in agreed],
-        "author_kinds": [c.kinds for c in agreed],
-        "functions": [sorted(lineage.functions.get(c.record, ())) if train else () for c in agreed],
-        "arm": [arm for arm, _ in chosen],
-        "round": [number for _, number in chosen],
-        "cluster": [lineage.clusters.get(c.record) for c in agreed],
-    }
-    arrays = [
-        column if isinstance(column, pa.ChunkedArray) else pa.array(column, field.type)
-        for field in records.EXAMPLES
-        for column in (columns[field.name],)
-    ]
-    return pa.Table.from_arrays(arrays, schema=records.EXAMPLES)
 
 
 @without_collector()

@@ -19,10 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import acquisition, records, relabel, snapshot, voting
-from curation.assemble import Voices, arms, compose, freeze, one_per_record, reserved_records, settle, vote
+from curation.assemble import compose, freeze, one_per_record, reserved_records, vote
 from curation.curate import Rules, blocked, curate, load_artifact, load_table, save_table, without
 from curation.errors import UsageError
+from curation.examples import arms
 from curation.ledger import Adapter, Question, Selection, SelectionItem, Showing
+from curation.opinions import Voices, settle
 from curation.passages import passages_of
 from curation.question import current
 from curation.text import normalise

@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from curation import acquisition, consensus
 from curation.acquisition import Again, Selection
-from curation.assemble import Voices, opinions, priors, reserved_records
+from curation.assemble import reserved_records
 from curation.consensus import ConsensusRule, Opinion
 from curation.curate import STAGES, Rules, blocked, load_artifact
 from curation.ledger import Question
+from curation.opinions import Voices, opinions, priors
 from curation.workspace import Workspace
 
 MOST = 5  # answers to one record: people who do not agree by then will not, and a curator decides

@@ -33,7 +33,7 @@ STAGES = {
 STORES = {"ledger", "artifacts", "label_studio"}
 JOINS = {
     *("filters", "workspace", "intake", "question", "curate", "assemble", "passages", "people", "loop"),
-    *("health", "lineage", "relabel", "judging", "marks", "findings"),
+    *("health", "lineage", "relabel", "judging", "marks", "findings", "opinions", "weak", "examples"),
 }
 
 # Each room of curation and what it may import of curation, beside itself.

@@ -212,7 +212,7 @@ def curate(
 ) -> None:
     """Run the cleaning stages: exact duplicates, personal data, quality, near-duplicates, conflicts, leaks, quarrels."""
     from curation import curate as stages
-    from curation.assemble import settle
+    from curation.opinions import settle
 
     with session.workspace() as opened:
         if explain:

@@ -302,8 +302,8 @@ class Desk:
 
 def open_desk(root: Path, *, actor: str) -> Desk:
     """A desk at the workspace ``root``, with the rules and votes that hold now. It keeps the ledger open."""
-    from curation.assemble import people_skills
     from curation.curate import STAGES, Rules, load_table
+    from curation.opinions import people_skills
     from curation.workspace import open_workspace
 
     workspace = open_workspace(root, actor=actor)

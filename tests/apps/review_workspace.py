@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from curation import records
-from curation.assemble import settle
 from curation.curate import Rules, curate, save_table
 from curation.ledger import NewLabel, NewRecord, Question, Showing
+from curation.opinions import settle
 from curation.question import current
 from curation.records import canonical_json, record_id, user_message
 from curation.workspace import Workspace, init, open_workspace

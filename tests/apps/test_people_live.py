@@ -241,9 +241,9 @@ def _look(annotator: Annotator, *, blind: bool) -> None:
 
 
 def _judge(folder: Path, tilth: Any, blind: set[str], skipped: str) -> None:
-    from curation.assemble import Voices, opinions
     from curation.consensus import text_consensus
     from curation.curate import Rules, blocked
+    from curation.opinions import Voices, opinions
     from curation.question import current
 
     with open_workspace(folder, actor="ana") as opened:

@@ -16,6 +16,7 @@ from curation import assemble, curate, findings, workspace
 from curation.curate import Rules
 from curation.errors import UsageError
 from curation.formats import Mapping
+from curation.opinions import Voices
 from curation.workspace import init, open_workspace
 from tests.curation.toys import write_rows
 
@@ -99,7 +100,7 @@ def frozen(folder: Path) -> set[str]:
     """Freeze what is there; the keys of its records."""
     with open_workspace(folder, actor="ana") as opened:
         curate.curate(opened)
-        composed = assemble.compose(opened, assemble.Voices(sources=True))
+        composed = assemble.compose(opened, Voices(sources=True))
         made = assemble.freeze(opened, composed)
         assert made.rows > 0
         called = names(opened)

@@ -10,13 +10,14 @@ import pytest
 
 from apps.cli import main
 from curation import workspace
-from curation.assemble import compose, settle
+from curation.assemble import compose
 from curation.consensus import Consensus
 from curation.curate import Rules, blocked, curate
 from curation.errors import UsageError
 from curation.formats import Mapping
 from curation.judging import POOR, Judged, Judgement, graded, judged, preferred, report, weighed
 from curation.ledger import NewLabel, Showing
+from curation.opinions import settle
 from curation.question import current
 from curation.workspace import Workspace, init, open_workspace
 from tests.curation.toys import write_rows

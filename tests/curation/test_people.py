@@ -397,7 +397,7 @@ def test_a_revision_maps_keeps_and_asks_again() -> None:
 def test_old_answers_count_as_what_their_class_became_and_the_rest_is_asked_again(
     desk: tuple[Workspace, Fake],
 ) -> None:
-    from curation.assemble import Voices, opinions
+    from curation.opinions import Voices, opinions
 
     opened, fake = desk
     plan.add(opened, "Ines", minutes=90)
@@ -672,7 +672,7 @@ def test_an_answer_is_judged_and_never_trained_on(
             else:
                 (span,) = orjson.loads(label["body"])
                 assert (span["text"], span["type"]) == ("me", "PERSON")
-            from curation.assemble import Voices, opinions
+            from curation.opinions import Voices, opinions
 
             heard = opinions(opened, current(opened), Voices(), {"person"})
             assert heard == [], "an opinion about an answer is no answer to the loop's question"
