@@ -12,7 +12,7 @@ import hashlib
 import random
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count, repeat
@@ -168,7 +168,11 @@ class Writer(Reader):
         return self.insert_columns(table, *zip(*rows, strict=True)) if rows else 0
 
     def insert_columns(self, table: Table, *columns: Iterable[Any]) -> int:
-        """The same by column, which is quicker for many rows; the shortest column says how many there are."""
+        """The same by column, which is quicker for many rows. Columns without a length, as a value that is repeated, give as
+        many as the others hold; others that differ in length raise ``ValueError``, since rows would be lost.
+        """
+        if len(sizes := {len(column) for column in columns if isinstance(column, Sized)}) > 1:
+            raise ValueError(f"columns of {table.name} of {min(sizes)} and {max(sizes)} rows")
         first = self._next.get(table.name) or self.top(table) + 1
         full = list(zip(count(first), repeat(self.tx), *columns))
         if not full:

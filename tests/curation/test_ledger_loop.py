@@ -80,6 +80,26 @@ def test_a_selection_keeps_order_arm_and_reason(toys: Ledger) -> None:
     ]
 
 
+def test_what_people_will_see_of_a_choice_is_stored_with_it_or_not_at_all(toys: Ledger) -> None:
+    items = (SelectionItem(C, "strategy", "least sure"),)
+    shown = Showing(C, "reply", 1, "a" * 32, annotator="ana")
+    with pytest.raises(UsageError):
+        toys.add_selection(
+            round=1,
+            run="r",
+            strategy="nll",
+            adapter=None,
+            items=items,
+            showings=[replace(shown, record="f" * 32)],
+        )
+    assert (toys.selections("r"), toys.showings()) == ([], [])
+    for _ in range(2):
+        chosen = toys.add_selection(
+            round=1, run="r", strategy="nll", adapter=None, items=items, showings=[shown]
+        )
+    assert [(s.record, s.selection) for s in toys.showings()] == [(C, chosen)]
+
+
 def test_a_reserved_record_keeps_its_role_for_ever(toys: Ledger) -> None:
     first = toys.reserve("exam", [(A, "test"), (B, "dev")], {"seed": 7})
     assert toys.reserve("exam", [(B, "dev"), (A, "test")]) == first

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,12 @@ def test_every_write_names_workspace_actor_time_and_command(ledger: Ledger) -> N
     assert (last.workspace, last.actor, last.command) == ("toy", "bea", "looked")
     assert last.time.endswith("Z")
     assert ledger.actor == "ana"
+
+
+def test_columns_of_different_lengths_are_no_rows(ledger: Ledger) -> None:
+    with pytest.raises(ValueError, match="events of 1 and 2 rows"), ledger._write("test") as writer:
+        writer.insert_columns(schema.events, ["one", "two"], ["a"], repeat("{}"))
+    assert ledger.events() == []
 
 
 def test_what_raises_in_a_transaction_leaves_no_trace(ledger: Ledger) -> None:
