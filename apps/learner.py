@@ -18,7 +18,7 @@ import pyarrow as pa
 from apps.lease import held
 from curation import records, snapshot
 from curation.errors import UsageError
-from curation.loop import MAIN, TWIN, Trained
+from curation.run import MAIN, TWIN, Trained
 from curation.workspace import Progress, Workspace
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ MOST_TEXTS = 200_000  # a small base learns no more from more text in the time i
 
 
 class LocalLearner:
-    """A :class:`curation.loop.Learner` that trains here, with the recipe of the workspace's configuration."""
+    """A :class:`curation.run.Learner` that trains here, with the recipe of the workspace's configuration."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace

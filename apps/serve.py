@@ -36,9 +36,9 @@ except ImportError as missing:
 
 from curation.errors import TilthError
 from curation.label_studio.tasks import result
-from curation.loop import MAIN
 from curation.people import connection, label_studio, pull_all
 from curation.question import current
+from curation.run import MAIN
 from curation.workspace import Workspace, open_workspace
 
 HEADER, USER = connection.HEADER, connection.USER
@@ -49,7 +49,7 @@ log = logging.getLogger("tilth.serve")
 
 
 class Scorer(Protocol):
-    """What answers: a :class:`curation.loop.Learner`, or a part of one."""
+    """What answers: a :class:`curation.run.Learner`, or a part of one."""
 
     def score(self, adapter: str | None, base: str, rows: pa.Table, classes: Sequence[str]) -> pa.Table:
         """SCORES of the rows of a VIEW."""

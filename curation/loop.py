@@ -8,147 +8,26 @@ what the strategy saves is measured and not assumed.
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import acquisition, records, relabel, snapshot, voting
+from curation import snapshot
 from curation.assemble import compose, freeze, one_per_record, reserved_records, vote
-from curation.curate import Rules, blocked, curate, load_artifact, load_table, save_table, without
+from curation.choosing import picked_for, pool, score, select
+from curation.curate import Rules, blocked, curate, load_artifact, load_table, without
 from curation.errors import UsageError
 from curation.examples import arms
-from curation.ledger import Adapter, Question, Selection, SelectionItem, Showing
+from curation.ledger import Adapter, Showing
 from curation.opinions import Voices, settle
-from curation.passages import passages_of
 from curation.question import current
-from curation.text import normalise
-from curation.workspace import Progress, Workspace, silent, view
+from curation.run import MAIN, TWIN, Run, round_seconds
+from curation.workspace import Workspace, view
 
-MAIN, TWIN = "main", "random"
 RESERVED = "reserved:internal"
-# Scoring costs time for every record, and a sample of the pool holds about as good a batch as the whole.
-POOL_SAMPLE = 2_000
-
-
-@dataclass(frozen=True)
-class Trained:
-    """An adapter that a learner made: its digest, its folder in the artifact store, and what training it cost."""
-
-    adapter: str
-    base: str
-    recipe: Mapping[str, Any]
-    metrics: Mapping[str, Any]
-    seconds: float
-    folder: str
-
-
-class Learner(Protocol):
-    """What trains, scores and measures. Everything it makes goes into the artifact store under its digest."""
-
-    def base(self, texts: Iterator[str], progress: Progress) -> str:
-        """Make or find the base model and return its name; ``texts`` are unlabelled, scrubbed prompts."""
-
-    def train(self, snapshot: str, *, base: str, progress: Progress) -> Trained:
-        """Train an adapter on a snapshot of the store."""
-
-    def score(self, adapter: str | None, base: str, rows: pa.Table, classes: Sequence[str]) -> pa.Table:
-        """SCORES of the rows of a VIEW; by the base alone where ``adapter`` is ``None``."""
-
-    def compare(
-        self, adapters: Mapping[str, str], rows: pa.Table, classes: Mapping[str, Sequence[str]], closed: bool
-    ) -> dict[str, Any]:
-        """``{"metric", "arms": {name: {"value", "ci95"}}, "difference": {"value", "ci95"} | None}`` on EXAMPLES."""
-
-
-class Annotator(Protocol):
-    """Who answers: people behind a channel, or a simulation."""
-
-    name: str
-    simulated: bool
-
-    def ask(self, workspace: Workspace, question: Question, showings: Sequence[Showing]) -> int:
-        """Bring the showings to the people, each exactly once however often this is called; how many are new."""
-
-    def collect(self, workspace: Workspace, question: Question) -> dict[str, int]:
-        """Fetch what they answered and write it to the ledger as Labels that cite their showings; counts of both."""
-
-    def waiting(self, workspace: Workspace, showings: Sequence[str]) -> int:
-        """How many of these showings nobody has answered or skipped yet."""
-
-    def where(self, workspace: Workspace) -> str:
-        """Where the people find their tasks."""
-
-    def batch(self, workspace: Workspace, question: Question, per_record: int) -> int | None:
-        """How many records fit into people's time; ``None`` where nothing limits a batch."""
-
-    def seats(
-        self, workspace: Workspace, question: Question, rows: Sequence[tuple[str, str]], per_record: int
-    ) -> dict[str, tuple[str, ...]]:
-        """Who should see each record: ids of people, or numbers for whoever comes. ``rows`` are (record, words)."""
-
-    def another(
-        self,
-        workspace: Workspace,
-        question: Question,
-        rows: Sequence[tuple[str, str]],
-        given: Mapping[str, int] | None = None,
-    ) -> dict[str, tuple[str, ...]]:
-        """Who could give one more answer to each record that has some; nobody where it might be the same person.
-
-        ``given`` are the tasks of the same batch that each person has already.
-        """
-
-
-@dataclass
-class Run:
-    """One loop over one workspace. ``name`` keys its steps in the ledger: the same name is the same run."""
-
-    workspace: Workspace
-    learner: Learner
-    annotator: Annotator
-    name: str
-    progress: Progress = silent
-    batch: int | None = None
-    strategy: str | None = None
-    clock: Callable[[], float] = field(default=time.monotonic, repr=False)
-
-    def once(self, round: int, step: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The output of a step: from the ledger if it was finished before, else worked out now and kept."""
-        known = self.workspace.ledger.step(self.name, round, step)
-        if known is not None:
-            return known
-        self.progress(f"round {round}: {step}", 0, None)
-        start = self.clock()
-        output = work()
-        output["seconds"] = round_seconds(self.clock() - start)
-        return self.workspace.ledger.finish_step(self.name, round, step, output)
-
-    @property
-    def rule(self) -> acquisition.AcquisitionRule:
-        """How the next batch is chosen."""
-        section = self.workspace.config.acquisition
-        return acquisition.AcquisitionRule(
-            strategy=self.strategy or section.strategy,
-            batch=self.batch or self._fitting() or section.batch,
-            control_share=section.control_share,
-            blind_share=section.blind_share,
-            seed=section.seed,
-        )
-
-    def _fitting(self) -> int | None:
-        asked = self.workspace.config.the_question[1].annotators_per_record
-        return self.annotator.batch(self.workspace, current(self.workspace), asked)
-
-
-def round_seconds(seconds: float) -> float:
-    """Seconds to the tenth: more digits would only pretend."""
-    return round(seconds, 1)
 
 
 @dataclass(frozen=True)
@@ -218,8 +97,8 @@ def _chosen(loop: Run, number: int) -> tuple[str, dict[str, Any]]:
     base = loop.once(1, "base", lambda: _base(loop))["base"]
     loop.once(number, "vote", lambda: vote(loop.workspace, progress=loop.progress) or {})
     previous = _adapters(loop, number - 1).get(MAIN)
-    scores = loop.once(number, "score", lambda: _score(loop, number, previous, base))["scores"]
-    return base, loop.once(number, "select", lambda: _select(loop, number, scores, previous))
+    scores = loop.once(number, "score", lambda: score(loop, number, previous, base))["scores"]
+    return base, loop.once(number, "select", lambda: select(loop, number, scores, previous))
 
 
 def choose(loop: Run) -> dict[str, Any]:
@@ -306,247 +185,6 @@ def _base(loop: Run) -> dict[str, Any]:
 def _adapters(loop: Run, number: int) -> dict[str, str]:
     known = loop.workspace.ledger.step(loop.name, number, "train") if number else None
     return known["adapters"] if known else {}
-
-
-def pool(loop: Run) -> pa.Table:
-    """Every record that people may be asked about now: not reserved, not kept out, one row each."""
-    workspace = loop.workspace
-    rules = Rules(workspace)
-    out = blocked(workspace, rules) | reserved_records(workspace)
-    rows = one_per_record(without(view(workspace, rule=rules.scrub), out))
-    if loop.annotator.simulated:
-        answerable = workspace.ledger.labels(kinds=_KNOWN | {"candidate"})["record"].combine_chunks()
-        rows = rows.filter(pc.is_in(rows["record"], value_set=answerable))
-    return rows
-
-
-def arm_of(selection: Selection) -> str:
-    """Whom a selection was made for: the strategy, which may draw at random too, or its random twin."""
-    return TWIN if any(item.arm == TWIN for item in selection.items) else MAIN
-
-
-def asked(loop: Run, arm: str) -> set[str]:
-    """The records that the rounds of this run have chosen, for the strategy or for its random twin."""
-    return {
-        item.record
-        for selection in loop.workspace.ledger.selections(loop.name)
-        if arm_of(selection) == arm
-        for item in selection.items
-    }
-
-
-def _score(loop: Run, number: int, adapter: str | None, base: str) -> dict[str, Any]:
-    """Scores of a sample of the pool under the latest adapter; before there is one, under the base."""
-    rows = without(pool(loop), asked(loop, MAIN))
-    if not rows.num_rows:
-        return {"scores": None}
-    keys = pa.array([records.digest(f"{number}\0{record}") for record in rows["record"].to_pylist()])
-    sample = rows.take(pc.sort_indices(keys)[:POOL_SAMPLE])
-    question = current(loop.workspace)
-    scores = loop.learner.score(adapter, base, sample, question.classes if question.kind == "class" else ())
-    return {"scores": save_table(loop.workspace, "scores", f"{loop.name}-{number}-{adapter or base}", scores)}
-
-
-def _select(loop: Run, number: int, scores: str | None, adapter: str | None) -> dict[str, Any]:
-    """The round's batch; in a simulation also the twin's, drawn at random from all that the twin has not seen."""
-    rows = pool(loop)
-    # People's time changes while they work: the size of a round is settled once.
-    size = loop.once(number, "size", lambda: {"batch": loop.rule.batch})["batch"]
-    chosen = {MAIN: _choose(loop, number, rows, scores, replace(loop.rule, batch=size), adapter)}
-    if loop.annotator.simulated:
-        rule = acquisition.AcquisitionRule(strategy="random", batch=size, control_share=0.0, seed=number)
-        chosen[TWIN] = _choose(loop, number, rows, None, rule, None, arm=TWIN)
-    left = rows.num_rows - len(asked(loop, MAIN) & set(rows["record"].to_pylist()))
-    return {"selections": chosen, "pool_left": left, "relabels": _relabels(loop, chosen[MAIN])}
-
-
-def _relabels(loop: Run, selection: str) -> int:
-    """How many records of a selection had answers before."""
-    (found,) = [s for s in loop.workspace.ledger.selections(loop.name) if s.id == selection]
-    return sum(item.arm == acquisition.RELABEL for item in found.items)
-
-
-def _choose(
-    loop: Run,
-    number: int,
-    rows: pa.Table,
-    scores: str | None,
-    rule: acquisition.AcquisitionRule,
-    adapter: str | None,
-    *,
-    arm: str = MAIN,
-) -> str:
-    """Pick a batch and write down what was picked, why, and what each annotator will see of it.
-
-    A choice that is there already stands, however much people have answered since: a run may be killed behind it.
-    """
-    for selection in loop.workspace.ledger.selections(loop.name):
-        if selection.round == number and arm_of(selection) == arm:
-            return selection.id
-    table = load_artifact(loop.workspace, "scores", scores) if scores else None
-    picked = _picked(loop, number, rows, table, rule, adapter, arm)
-    if not picked:
-        raise UsageError(
-            "no record is left to ask about", where=str(loop.workspace.root), next="Ingest more rows"
-        )
-    suggestions = _suggestions(table, adapter) if adapter else {}
-    return loop.workspace.ledger.add_selection(
-        round=number,
-        run=loop.name,
-        strategy=TWIN if arm == TWIN else rule.strategy,
-        adapter=adapter,
-        items=tuple(SelectionItem(p.record, TWIN if arm == TWIN else p.arm, p.reason) for p in picked),
-        showings=_show(loop, _with_answered(loop, rows, picked), picked, suggestions),
-    )
-
-
-def _picked(
-    loop: Run,
-    number: int,
-    rows: pa.Table,
-    scores: pa.Table | None,
-    rule: acquisition.AcquisitionRule,
-    adapter: str | None,
-    arm: str,
-) -> acquisition.Selection:
-    """New records, and in the places where that is worth more, records that people have answered already.
-
-    A simulation answers the same however often it is asked, and the random arm only ever asks about new records.
-    """
-    new = acquisition.select(
-        scores, _prioritised(loop, rows), rule, exclude=dict.fromkeys(asked(loop, arm), "labelled")
-    )
-    if arm == TWIN or loop.annotator.simulated:
-        return new
-    question = current(loop.workspace)
-    return relabel.mixed(
-        loop.workspace,
-        question,
-        new,
-        rule,
-        scores=scores if adapter else None,
-        trust=relabel.trust_in_model(loop.workspace, question, loop.name, range(2, number)),
-        seats=lambda wanted: loop.annotator.another(loop.workspace, question, wanted),
-    )
-
-
-def _prioritised(loop: Run, rows: pa.Table) -> pa.Table:
-    """The pool with how far the functions leave each record's class open, where there are functions."""
-    table = load_table(loop.workspace, "probabilities", Rules(loop.workspace).scrub)
-    if table is None or not table.num_rows:
-        return rows
-    proba = np.array(table["proba"].to_pylist(), np.float64)
-    wanted = dict(zip(table["record"].to_pylist(), voting.priority(proba).tolist(), strict=True))
-    column = [wanted.get(record) for record in rows["record"].to_pylist()]
-    return rows.append_column(acquisition.PRIORITY, pa.array(column, pa.float64()))
-
-
-def _with_answered(loop: Run, rows: pa.Table, picked: Sequence[acquisition.Picked]) -> pa.Table:
-    """The pool's rows and those of relabels that are none of them: held, because people disagree."""
-    missing = {p.record for p in picked} - set(rows["record"].to_pylist())
-    if not missing:
-        return rows
-    view_of = loop.workspace.ledger.view_pages(
-        scrub_rule=Rules(loop.workspace).scrub, records=sorted(missing)
-    )
-    return pa.concat_tables([rows, *(one_per_record(page.table) for page in view_of)])
-
-
-@dataclass(frozen=True)
-class _Proposal:
-    """What the page of a record may suggest, by whom, and how sure that is."""
-
-    text: str
-    by: str
-    confidence: float | None = None
-
-
-_NOTHING = _Proposal("", "")
-
-
-def _suggestions(scores: pa.Table | None, adapter: str) -> dict[str, _Proposal]:
-    if scores is None:
-        return {}
-    columns = (scores[name].to_pylist() for name in ("record", "completion", "confidence"))
-    return {
-        record: _Proposal(text, adapter, confidence)
-        for record, text, confidence in zip(*columns, strict=True)
-        if text is not None
-    }
-
-
-def _show(
-    loop: Run, rows: pa.Table, picked: Sequence[acquisition.Picked], suggestions: Mapping[str, _Proposal]
-) -> list[Showing]:
-    """One Showing per record and annotator: the model's suggestion, else the source's draft, unless it is blind.
-
-    What is judged is shown to everybody; a blind showing then leaves out only why it was chosen.
-    """
-    workspace = loop.workspace
-    question = current(workspace)
-    columns = ("record", "messages", "prompt", "completion", "trust")
-    seen = {row[0]: row[1:] for row in zip(*(rows[name].to_pylist() for name in columns), strict=True)}
-    votes = _votes(workspace, question)
-    proposed = {}
-    for pick in picked:
-        _, _, draft, trust = seen[pick.record]
-        source = _Proposal(draft, "source") if trust == "candidate" and draft is not None else None
-        proposed[pick.record] = suggestions.get(pick.record) or votes.get(pick.record) or source
-    words = [
-        (p.record, f"{seen[p.record][1]} {(proposed[p.record] or _NOTHING).text}")
-        for p in picked
-        if p.arm != acquisition.RELABEL
-    ]
-    per_record = workspace.config.the_question[1].annotators_per_record
-    seats = loop.annotator.seats(workspace, question, words, per_record)
-    again = [(p.record, "") for p in picked if p.arm == acquisition.RELABEL]
-    given = Counter(person for people in seats.values() for person in people)
-    seats |= loop.annotator.another(workspace, question, again, given) if again else {}
-    passages = passages_of(workspace, {record: seen[record][1] for record in proposed})
-    hides = question.kind in ("edit", "class")
-    showings = []
-    for pick in picked:
-        # One more opinion must be somebody's own: nothing on the page says what others or the model think.
-        alone = pick.arm == acquisition.RELABEL
-        proposal = None if (pick.blind and hides) or alone else proposed[pick.record]
-        why = {"why": pick.reason} if alone else _beside(pick, proposed[pick.record])
-        for person in seats[pick.record]:
-            showings.append(
-                Showing(
-                    record=pick.record,
-                    question=question.name,
-                    question_version=question.version,
-                    view=records.digest(records.canonical_json(seen[pick.record][0])),
-                    suggestion=proposal.text if proposal else None,
-                    suggestion_by=proposal.by if proposal else None,
-                    passages=passages[pick.record],
-                    blind=pick.blind,
-                    annotator=person,
-                    extra=why,
-                )
-            )
-    return showings
-
-
-def _votes(workspace: Workspace, question: Question) -> dict[str, _Proposal]:
-    """What the functions make of each record, where they vote on the classes that people are asked for."""
-    table = (
-        load_table(workspace, "probabilities", Rules(workspace).scrub) if question.kind == "class" else None
-    )
-    found = {}
-    for row in table.to_pylist() if table is not None else ():
-        if row["label"] in question.classes and row["weight"]:
-            found[row["record"]] = _Proposal(row["label"], "functions", max(row["proba"]))
-    return found
-
-
-def _beside(pick: acquisition.Picked, proposal: _Proposal | None) -> dict[str, Any]:
-    """What a Showing remembers beside the page. Of a suggestion that was held back only the digest: enough to see later
-    whether people came to the same answer by themselves.
-    """
-    if pick.blind:
-        return {"hidden": records.digest(normalise(proposal.text))} if proposal else {}
-    return {"why": pick.reason, "confidence": proposal.confidence if proposal else None}
 
 
 def _showings(loop: Run, chosen: Mapping[str, Any]) -> list[Showing]:
@@ -700,7 +338,7 @@ def preview(loop: Run) -> list[dict[str, Any]]:
     number = 1 + len(reports(workspace, loop.name))
     adapter = _adapters(loop, number - 1).get(MAIN)
     base = _base(loop)["base"]
-    scores = _score(loop, number, adapter, base)["scores"]
+    scores = score(loop, number, adapter, base)["scores"]
     table = load_artifact(workspace, "scores", scores) if scores else None
-    picked = _picked(loop, number, pool(loop), table, loop.rule, adapter, MAIN)
+    picked = picked_for(loop, number, pool(loop), table, loop.rule, adapter, MAIN)
     return [{"record": p.record, "arm": p.arm, "blind": p.blind, "reason": p.reason} for p in picked]

@@ -33,7 +33,19 @@ STAGES = {
 STORES = {"ledger", "artifacts", "label_studio"}
 JOINS = {
     *("filters", "workspace", "intake", "question", "curate", "assemble", "passages", "people", "loop"),
-    *("health", "lineage", "relabel", "judging", "marks", "findings", "opinions", "weak", "examples"),
+    *(
+        "health",
+        "lineage",
+        "relabel",
+        "judging",
+        "marks",
+        "findings",
+        "opinions",
+        "weak",
+        "examples",
+        "run",
+        "choosing",
+    ),
 }
 
 # Each room of curation and what it may import of curation, beside itself.

@@ -32,7 +32,7 @@ def annotator(name: str) -> Any:
 def loop_of(opened: Any, name: str, meter: Any, batch: int, strategy: str) -> Any:
     """The run that a name stands for: one per kind of annotator and workspace."""
     from apps.learner import LocalLearner
-    from curation.loop import Run
+    from curation.run import Run
 
     who = annotator(name)
     learner = LocalLearner(opened)

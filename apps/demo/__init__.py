@@ -63,8 +63,9 @@ def play(
     """Run the demo in ``directory`` and return its result; what an earlier, killed demo finished is not done again."""
     from apps import report
     from apps.learner import LocalLearner
-    from curation.loop import Run, run
+    from curation.loop import run
     from curation.people import Simulated
+    from curation.run import Run
 
     start = time.monotonic()
     session.say(

@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from curation.choosing import arm_of
 from curation.curate import Rules, scrubbed_labels
 from curation.errors import UsageError
 from curation.ledger import NewLabel, Question, Showing
-from curation.loop import TWIN, arm_of
+from curation.run import TWIN
 from curation.workspace import Workspace
 
 

@@ -29,9 +29,9 @@ from curation.formats import Mapping
 from curation.label_studio import LabelStudio, PersonLabel, ProjectChannel, Suggestion, connect, to_task
 from curation.label_studio import project as project_module
 from curation.ledger import Question, Showing
-from curation.loop import Run
 from curation.people import plan
 from curation.records import digest
+from curation.run import Run
 from curation.workspace import Workspace, init, open_workspace
 from tests.curation.toys import ToyLearner, write_rows
 from tests.label_studio_server import Person, admin, server, sign_up

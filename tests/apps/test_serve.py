@@ -21,8 +21,8 @@ from curation import loop, workspace
 from curation.errors import RemoteUnavailable
 from curation.formats import Mapping
 from curation.ledger import Adapter
-from curation.loop import Run
 from curation.people import Simulated
+from curation.run import Run
 from curation.workspace import init, open_workspace
 from tests.curation.toys import ToyLearner, inquiries, write_rows
 

@@ -15,14 +15,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from curation import loop, people, relabel, workspace
+from curation import acquisition, choosing, loop, people, relabel, workspace
 from curation.curate import Rules
 from curation.errors import UsageError
 from curation.formats import Mapping
-from curation.loop import Run, run
+from curation.loop import run
 from curation.people import Simulated
 from curation.people.through import Through
 from curation.question import current
+from curation.run import MAIN, TWIN, Run
 from curation.workspace import init, open_workspace
 from tests.curation.toys import CLASSES, ToyLearner, inquiries, write_rows
 
@@ -106,7 +107,8 @@ def test_a_run_with_more_rounds_goes_on_from_the_last(tmp_path: Path) -> None:
 CHILD = """
     import os, signal, sys
     from pathlib import Path
-    from curation.loop import Run, run
+    from curation.loop import run
+    from curation.run import Run
     from curation.people import Simulated
     from curation.workspace import open_workspace
     from curation.ledger import store
@@ -180,13 +182,13 @@ def test_the_kill_check_sees_a_batch_that_depends_on_chance(
     rows = inquiries(160)
     first, _ = play(make(tmp_path / "a", rows), 1)
     monkeypatch.setattr(
-        loop.Run, "rule", property(lambda self: loop.acquisition.AcquisitionRule(batch=20, seed=os.getpid()))
+        Run, "rule", property(lambda self: acquisition.AcquisitionRule(batch=20, seed=os.getpid()))
     )
     second, _ = play(make(tmp_path / "b", rows), 1)
     assert first["rounds"][0]["snapshot"] != second["rounds"][0]["snapshot"]
 
 
-@pytest.mark.parametrize("step", ["_show", "_relabels"])
+@pytest.mark.parametrize("step", ["_showings_of", "_relabels"])
 def test_a_run_that_dies_while_it_chooses_chooses_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -197,13 +199,13 @@ def test_a_run_that_dies_while_it_chooses_chooses_once(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop, step, die)
+        patched.setattr(choosing, step, die)
         play(folder, 1)
     play(folder, 1)
     with open_workspace(folder, actor="ana") as opened:
         chosen = opened.ledger.selections("simulated")
         shown = {(s.selection, s.record) for s in opened.ledger.showings()}
-    assert [loop.arm_of(selection) for selection in chosen] == [loop.MAIN, loop.TWIN]
+    assert [choosing.arm_of(selection) for selection in chosen] == [MAIN, TWIN]
     assert shown == {(s.id, item.record) for s in chosen for item in s.items}
 
 
@@ -217,7 +219,7 @@ def test_a_choice_that_stands_is_not_made_anew_for_answers_that_came_since(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop, "_relabels", die)
+        patched.setattr(choosing, "_relabels", die)
         play(folder, 2, people.files())
     monkeypatch.setattr(relabel, "mixed", lambda _, __, new, *a, **k: new)  # as if all had been settled since
     waiting, _ = play(folder, 2, people.files())
@@ -276,8 +278,8 @@ def test_a_strategy_that_draws_at_random_asks_about_no_record_twice(tmp_path: Pa
     assert [r["labels"] for r in result["rounds"]] == [20, 40]
     with open_workspace(tmp_path / "w", actor="ana") as opened:
         chosen = opened.ledger.selections("simulated")
-    for arm in (loop.MAIN, loop.TWIN):
-        first, second = ({i.record for i in s.items} for s in chosen if loop.arm_of(s) == arm)
+    for arm in (MAIN, TWIN):
+        first, second = ({i.record for i in s.items} for s in chosen if choosing.arm_of(s) == arm)
         assert len(first) == len(second) == 20
         assert not first & second
 

@@ -20,12 +20,12 @@ from curation.errors import GateRefused, RemoteUnavailable, UsageError
 from curation.formats import Mapping
 from curation.label_studio import connect
 from curation.ledger import Showing
-from curation.loop import Run
 from curation.people import analytics, offer, plan, revising
 from curation.people.adopt import adopt, read_interface
 from curation.people.analytics import Answer, anchoring, mark
 from curation.people.plan import Person, assign, batch_size, seconds_for
 from curation.question import Revision, current, revised
+from curation.run import Run
 from curation.workspace import Workspace, init, open_workspace
 from tests.curation.toys import CLASSES, ToyLearner, inquiries, write_rows
 from tests.label_studio_fake import Fake, cut, dropped, fake_server, html, refused, short, torn

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation import records, snapshot
-from curation.loop import MAIN, TWIN, Trained
 from curation.records import SCORES, digest, table
+from curation.run import MAIN, TWIN, Trained
 from curation.text import tokens
 from curation.workspace import Progress, Workspace
 
