@@ -53,7 +53,7 @@ def opinions(
     """
     rows = scrubbed_labels(workspace, Rules(workspace), kinds, records)
     latest: dict[tuple[str, str, str], Opinion] = {}
-    shown = _accepted(workspace, rows) if question.kind == "accept" else {}
+    shown = _accepted(workspace, question, rows) if question.kind == "accept" else {}
     names = ("record", "label", "author", "kind", "body", "question")
     columns = (rows[name].to_pylist() for name in names)
     for record, label, author, kind, body, asked in zip(*columns, strict=True):
@@ -72,9 +72,13 @@ def opinions(
     return list(latest.values())
 
 
-def _accepted(workspace: Workspace, rows: pa.Table) -> dict[str, str]:
+def _accepted(workspace: Workspace, question: Question, rows: pa.Table) -> dict[str, str]:
     """The text that each accepting Label stands behind, for records that more people accept than reject."""
-    people = [row for row in rows.to_pylist() if row["kind"] == "person" and row["showing"]]
+    people = [
+        row
+        for row in rows.to_pylist()
+        if row["kind"] == "person" and row["showing"] and row["question"] in (None, question.name)
+    ]
     shown = {s.id: s.suggestion for s in workspace.ledger.showings([row["showing"] for row in people])}
     votes: dict[tuple[str, str], int] = {}
     for row in people:

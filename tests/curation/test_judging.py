@@ -17,7 +17,7 @@ from curation.errors import UsageError
 from curation.formats import Mapping
 from curation.judging import POOR, Judged, Judgement, graded, judged, preferred, report, weighed
 from curation.ledger import NewLabel, Showing
-from curation.opinions import settle
+from curation.opinions import Voices, opinions, settle
 from curation.question import current
 from curation.workspace import Workspace, init, open_workspace
 from tests.curation.toys import write_rows
@@ -99,6 +99,9 @@ criteria = ["kind", "true"]
 
 [question.better]
 kind = "compare"
+
+[question.verdict]
+kind = "accept"
 """
 
 
@@ -168,6 +171,19 @@ def test_grades_and_preferences_reach_the_snapshot_and_the_curator(desk: Workspa
     assert len(told["people"]) == 2
     with pytest.raises(UsageError, match="no grades"):
         report(desk, current(desk))
+
+
+def test_a_grade_of_an_answer_is_no_verdict_on_it(desk: Workspace) -> None:
+    record = sorted(weights(desk))[0]
+    draft = texts(desk, record, "candidate")
+    say(desk, "verdict", record, draft, "accept", "p")
+    say(desk, "quality", record, draft, '{"kind":5,"true":5}', "q")
+    curate(desk)
+    heard = opinions(desk, current(desk, "verdict"), Voices(), {"person"})
+    assert [(o.record, o.value) for o in heard] == [(record, draft)], "a grade is not counted as a rejection"
+    say(desk, "verdict", record, draft, "reject", "r")
+    curate(desk)
+    assert opinions(desk, current(desk, "verdict"), Voices(), {"person"}) == []
 
 
 def test_a_judgement_that_was_taken_back_no_longer_counts(desk: Workspace) -> None:
