@@ -85,7 +85,7 @@ class LocalLearner:
     def _train(
         self, name: str, base: str, recipe: Recipe, out: Path, progress: Progress, sink: Sink
     ) -> dict[str, Any]:
-        from training import registry
+        from training import registry, tracking
         from training.train import train
 
         verdict = {s.name: s.verdict for s in self.workspace.ledger.snapshots()}.get(name)
@@ -104,6 +104,7 @@ class LocalLearner:
             },
             progress=steps_of(progress, "training"),
             sink=sink,
+            track=tracking.destinations(self.workspace.config),
         )
         return registry.read(out)
 

@@ -18,13 +18,14 @@ import pyarrow as pa
 
 from apps.learner import steps_of
 from apps.lease import LedgerSink, held
-from curation import neighbours, records, snapshot
+from curation import config, neighbours, records, snapshot
 from curation.errors import TilthError, UsageError
 from curation.neighbours import Encoder
 from curation.workspace import Progress
 
 if TYPE_CHECKING:
     from apps.cli.session import Session
+    from training.tracking import Destinations
     from training.train import Recipe, Sink, TrainResult
 
 
@@ -87,7 +88,16 @@ class Plan:
             start=self.start,
             say=self.session.say if self.session else None,
             sink=sink,
+            track=self._followed(),
         )
+
+    def _followed(self) -> Destinations | None:
+        """The trackers that the workspace asks for, if there is a workspace."""
+        from training.tracking import destinations
+
+        if self.session is None or not (self.session.root / config.FILE).is_file():
+            return None
+        return destinations(config.load(self.session.root))
 
     def _right(self, recipe: Recipe) -> Any:
         """The lease of (snapshot, recipe) in the workspace whose snapshot it is; none for plain files and folders."""

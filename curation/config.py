@@ -109,6 +109,9 @@ class TrainSection:
     """The base model and the recipe. 0 and an empty string mean: chosen for the method and the size.
 
     ``adapt_steps``: how long the bundled base practises on the workspace's own unlabelled text before the first round.
+    ``tracking``: where runs are followed beside their JSON lines. ``mlflow_store`` is a folder, relative to that of
+    ``tilth.toml``, or a server; Weights & Biases writes to the folder ``wandb`` alone unless ``wandb_server`` names one.
+    Servers beyond this machine must be listed under ``[egress]``; tokens come from the environment.
     """
 
     base: str = "bundled"
@@ -120,6 +123,11 @@ class TrainSection:
     batch: int = _between(0, 4096, 0)
     max_length: int = _between(16, 1_000_000, 512)
     adapt_steps: int = _between(0, 10_000_000, 100)
+    tracking: tuple[str, ...] = field(
+        default=("tensorboard",), metadata={"choices": ("tensorboard", "mlflow", "wandb")}
+    )
+    mlflow_store: str = "mlruns"
+    wandb_server: str = ""
     seed: int = 0
 
 
@@ -186,6 +194,13 @@ class Config:
     def artifacts_path(self) -> Path:
         """The folder of the artifact store."""
         return self.root / self.workspace.artifacts
+
+    @property
+    def tracking_servers(self) -> dict[str, str]:
+        """The servers that trainings are followed on, by tracker; empty where all of them write to this machine alone."""
+        store = self.train.mlflow_store
+        servers = {"mlflow": store if ":" in store else "", "wandb": self.train.wandb_server}
+        return {name: url for name, url in servers.items() if name in self.train.tracking and url}
 
     @property
     def the_question(self) -> tuple[str, QuestionSection]:
@@ -373,6 +388,7 @@ metrics = ["auto"]                  # auto | exact_match | accuracy | token_f1 |
 base = "bundled"                    # the small base in the package, a directory, or a hub name
 method = "lora"                     # lora | dora | adalora | qlora | int8 | full
 rank = 16
+tracking = ["tensorboard"]          # tensorboard | mlflow | wandb, beside JSON lines; servers need [egress]
 
 [acquisition]
 strategy = "hybrid"                 # hybrid | nll | least_confidence | margin | entropy | random

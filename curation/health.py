@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curation import config as configuration
+from curation.egress import check_url
 from curation.errors import TilthError
 from curation.ledger import choose_journal, network_filesystem
 from curation.workspace import KEY_FILE, open_workspace, safe_url
@@ -31,6 +32,8 @@ EXTRAS = {
     "train": "torch",
     "review": "streamlit",
     "serve": "fastapi",
+    "mlflow": "mlflow-skinny",
+    "wandb": "wandb",
     "postgres": "psycopg",
 }
 LITTLE_DISK = 2 << 30
@@ -148,3 +151,17 @@ def _egress(config: configuration.Config) -> Iterator[Check]:
     """Every destination that data may leave to."""
     listed = ", ".join(config.egress.allow) or "nowhere: [egress] allow is empty"
     yield Check("data may leave to", "good" if not config.egress.allow else "note", listed)
+    for name in config.train.tracking:
+        yield _tracker(config, name)
+
+
+def _tracker(config: configuration.Config, name: str) -> Check:
+    """Where trainings are followed by one tracker; bad where it would speak to a host that is not listed."""
+    url = config.tracking_servers.get(name)
+    if url is None:
+        here = {"mlflow": config.train.mlflow_store, "wandb": "wandb, offline"}.get(name, "the adapter's log")
+        return Check(f"trainings to {name}", "good", f"{here}, on this machine")
+    try:
+        return Check(f"trainings to {name}", "note", check_url(url, config.egress.allow))
+    except TilthError as error:
+        return Check(f"trainings to {name}", "bad", str(error))

@@ -16,6 +16,7 @@ BASE = {
     "records",
     "text",
     "errors",
+    "egress",
     "folding",
     "shingles",
     "kernels",
@@ -67,6 +68,7 @@ ALLOWED["grouping"] = {"shingles", "minhash"}
 ALLOWED["recall"] = {"errors", "shingles", "minhash", "grouping"}
 ALLOWED["contained"] = {"shingles", "grouping", "recall"}
 ALLOWED["errors"] = set()
+ALLOWED["egress"] = {"errors"}
 ALLOWED["snapshot"] = (
     BASE | EDGES | {"artifacts"}
 )  # a snapshot is an artifact: it goes through the one interface

@@ -92,6 +92,7 @@ class _Run:
     save_every: int | None
     peers: Peers
     device: torch.device
+    track: tracking.Destinations | None = None
     lesson: Lesson = field(default_factory=Lesson)
     pairs: list[preferences.Pair] = field(default_factory=list)
     measured: Lesson = field(default_factory=Lesson)
@@ -124,6 +125,7 @@ def train(
     say: Callable[[str], None] | None = None,
     sink: Sink | None = None,
     save_every: int | None = None,
+    track: tracking.Destinations | None = None,
 ) -> TrainResult:
     """Train ``recipe`` on ``examples`` from ``base`` and write an adapter (or a whole model) to ``out``.
 
@@ -132,8 +134,8 @@ def train(
     ``dpo`` with ``chosen`` and ``rejected``; for ``adapt`` also plain ``text``. A row counts in proportion to its weight.
     ``start`` names an adapter to go on from. ``provenance`` (the snapshot's name and what else is to be traced) is
     written to ``lineage.json``. ``say`` is told, before the first update, what is learned of a row and what memory it
-    takes; ``sink`` who is to know of the run. Checkpoints are written beside ``out`` every ``save_every`` updates, or
-    every five minutes.
+    takes; ``sink`` who is to know of the run; ``track`` where its curve goes beside its log. Checkpoints are written
+    beside ``out`` every ``save_every`` updates, or every five minutes.
 
     Raises :class:`TilthError` on an empty split, a base that is not there, a training that does not fit into memory, a
     loss that is not a number, or memory that runs out; ``out`` then does not exist. Rows that do not fit are left out,
@@ -146,7 +148,7 @@ def train(
     held = split_rows(examples, "validation") if eval_examples is None else split_rows(eval_examples, None)
     found = resolve_base(base, revision)
     run = _Run(rows, held, recipe, found, Path(start) if start else None, say or _silent, progress, sink, save_every,
-               peers, where)  # fmt: skip
+               peers, where, track)  # fmt: skip
     with _reported(run, out), _faults(recipe), seeded(recipe.seed):
         if not peers.leads:
             return _follow(run, out)
@@ -217,7 +219,8 @@ def _learn(run: _Run, folder: Path | None, place: Path) -> tuple[State, Any, Any
     model, _ = load_base(run.base, method=run.recipe.method, device=run.device, bits=run.recipe.bits)
     run.recipe = run.recipe.settled(sum(p.numel() for p in model.parameters()), run.learned)
     model = _prepare(run, model)
-    tracker = tracking.Tracker(place / registry.LOG) if run.peers.leads else None
+    tracker = tracking.Tracker(place / registry.LOG, name, run.track, run.say) if run.peers.leads else None
+    ended = False
     try:
         if tracker:
             tracker.note("run", 0, _about(run))
@@ -227,12 +230,13 @@ def _learn(run: _Run, folder: Path | None, place: Path) -> tuple[State, Any, Any
             state = _supervise(run, model, tokenizer, name, place, tracker)
         if tracker:
             tracker.note("end", state.step, {"minutes": state.seconds / 60, "tokens": state.tokens})
+        ended = True
     except Diverged:
         Keeper(place, name).forget()  # a checkpoint would lead there again
         raise
     finally:
         if tracker:
-            tracker.close()
+            tracker.close(failed=not ended)
     return state, model, tokenizer
 
 

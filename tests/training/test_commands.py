@@ -47,7 +47,7 @@ def test_preferences_come_from_a_file_and_half_ones_are_named(base, tmp_path):
     whole = {side: f"\n\nHuman: my pin\n\nAssistant: {pair[side]}" for side in ("chosen", "rejected")}
     said: list[str] = []
     made = plan(tmp_path, base, [pair, whole], method="dpo", held=[whole], out=tmp_path / "second")
-    made.session = SimpleNamespace(say=said.append)
+    made.session = SimpleNamespace(say=said.append, root=tmp_path)
     assert made.train(OPTIONS, workspace.silent)["refused"] == []
     assert any("begins again" in line for line in said)
     with pytest.raises(UsageError, match="row 1: a preference has"):
