@@ -70,10 +70,17 @@ class Plan:
         with self._right(made) as sink:
             if options.get("search"):
                 made = self._search(made, options["search"], progress, trials, sink)
-            result = self._run(made, self.out, progress, sink)
+            result = self._run(made, self.out, progress, sink, trials)
         return _told(result) | ({"trials": trials} if trials else {})
 
-    def _run(self, recipe: Recipe, out: Path, progress: Progress, sink: Sink | None) -> TrainResult:
+    def _run(
+        self,
+        recipe: Recipe,
+        out: Path,
+        progress: Progress,
+        sink: Sink | None,
+        trials: Sequence[Mapping[str, Any]] = (),
+    ) -> TrainResult:
         from training.train import train
 
         return train(
@@ -89,6 +96,7 @@ class Plan:
             say=self.session.say if self.session else None,
             sink=sink,
             track=self._followed(),
+            trials=trials,
         )
 
     def _followed(self) -> Destinations | None:

@@ -20,6 +20,7 @@ STRATEGY, RANDOM = "strategy", "random arm"
 
 def gather(workspace: Workspace, run: str) -> dict[str, Any]:
     """The facts of a page: rounds of one run, the cleaning funnel and the card of its newest snapshot, functions."""
+    from apps.jobs import returned
     from curation import snapshot
     from curation.loop import reports
 
@@ -40,6 +41,7 @@ def gather(workspace: Workspace, run: str) -> dict[str, Any]:
         "functions": votes.get("functions", []),
         "label_model": {k: votes[k] for k in ("model", "why", "coverage") if k in votes},
         "counts": workspace.ledger.counts(),
+        "returned": returned(workspace),
     }
 
 
@@ -57,6 +59,7 @@ def render(facts: Mapping[str, Any]) -> str:
         _curve(facts["rounds"]),
         _scores(facts.get("scores", [])),
         _rounds(facts["rounds"]),
+        _returned(facts.get("returned", [])),
         _funnel(facts["stages"]),
         _gates(facts["gates"]),
         _functions(facts),
@@ -229,6 +232,24 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> str:
     ]
     header = ("round", "labels", STRATEGY, RANDOM, "difference", "snapshot", "adapter")
     return _section("Rounds", table(header, rows), "Snapshots and adapters are named by their digests.")
+
+
+def _returned(jobs: Sequence[Mapping[str, Any]]) -> str:
+    """Adapters that were trained on other hosts, with the loss on their validation rows."""
+    rows = [
+        (
+            f"<code>{escape(job['adapter'][:12])}</code>",
+            f"<code>{escape(job['snapshot'][:12])}</code>",
+            "-" if job.get("eval_loss") is None else f"{job['eval_loss']:.4f}",
+            f"{job['steps']:,}",
+            f"{job['seconds'] / 60:.1f}",
+            escape(str(job.get("host", "-"))),
+        )
+        for job in jobs
+    ]
+    header = ("adapter", "snapshot", "validation loss", "updates", "minutes", "host")
+    note = "Checked against the snapshot of that name; not measured on test rows."
+    return _section("Trained elsewhere", table(header, rows), note) if rows else ""
 
 
 def _scores(scores: Sequence[Mapping[str, Any]]) -> str:

@@ -29,6 +29,7 @@ from curation.errors import MissingExtra, RemoteUnavailable
 
 JSONL = "events.jsonl"
 LOST = "tracker-lost"
+TRIAL = "trial"
 MLFLOW_RUN = "mlflow-run.json"
 PROJECT = "tilth"
 FLUSH_SECONDS = 5.0

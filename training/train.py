@@ -93,6 +93,7 @@ class _Run:
     peers: Peers
     device: torch.device
     track: tracking.Destinations | None = None
+    trials: Sequence[Mapping[str, Any]] = ()
     lesson: Lesson = field(default_factory=Lesson)
     pairs: list[preferences.Pair] = field(default_factory=list)
     measured: Lesson = field(default_factory=Lesson)
@@ -126,6 +127,7 @@ def train(
     sink: Sink | None = None,
     save_every: int | None = None,
     track: tracking.Destinations | None = None,
+    trials: Sequence[Mapping[str, Any]] = (),
 ) -> TrainResult:
     """Train ``recipe`` on ``examples`` from ``base`` and write an adapter (or a whole model) to ``out``.
 
@@ -134,7 +136,8 @@ def train(
     ``dpo`` with ``chosen`` and ``rejected``; for ``adapt`` also plain ``text``. A row counts in proportion to its weight.
     ``start`` names an adapter to go on from. ``provenance`` (the snapshot's name and what else is to be traced) is
     written to ``lineage.json``. ``say`` is told, before the first update, what is learned of a row and what memory it
-    takes; ``sink`` who is to know of the run; ``track`` where its curve goes beside its log. Checkpoints are written
+    takes; ``sink`` who is to know of the run; ``track`` where its curve goes beside its log, which
+    begins with the ``trials`` that chose the recipe. Checkpoints are written
     beside ``out`` every ``save_every`` updates, or every five minutes.
 
     Raises :class:`TilthError` on an empty split, a base that is not there, a training that does not fit into memory, a
@@ -148,7 +151,7 @@ def train(
     held = split_rows(examples, "validation") if eval_examples is None else split_rows(eval_examples, None)
     found = resolve_base(base, revision)
     run = _Run(rows, held, recipe, found, Path(start) if start else None, say or _silent, progress, sink, save_every,
-               peers, where, track)  # fmt: skip
+               peers, where, track, trials)  # fmt: skip
     with _reported(run, out), _faults(recipe), seeded(recipe.seed):
         if not peers.leads:
             return _follow(run, out)
@@ -223,6 +226,8 @@ def _learn(run: _Run, folder: Path | None, place: Path) -> tuple[State, Any, Any
     ended = False
     try:
         if tracker:
+            for trial in run.trials:
+                tracker.note(tracking.TRIAL, 0, trial)
             tracker.note("run", 0, _about(run))
         if run.recipe.method == "dpo":
             state = _prefer(run, model, tokenizer, folder, tracker)

@@ -62,12 +62,19 @@ def train(
         int, typer.Option(min=0, help="Try so many ranks, rates and epochs by successive halving first.")
     ] = 0,
     seed: Annotated[int, typer.Option()] = 0,
+    bring: Annotated[
+        Path | None,
+        typer.Option(help="Train nothing: take what was trained on another host into this workspace."),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Train an adapter. A row that does not fit is refused by name; a killed run leaves no adapter behind, and goes on
     from its last checkpoint when the same command is typed again."""
     from apps import models
 
+    if bring is not None:
+        _bring(bring, bool(data or snapshot or out), dry_run)
+        return
     with session.progress() as meter:
         plan = models.plan_training(
             session,
@@ -106,6 +113,20 @@ def train(
         f"{result['eval_loss'] if result['eval_loss'] is not None else '-'}; {result['tokens_per_second']:,.0f} "
         f"tokens/s, {span(result['seconds'])}",
     )
+
+
+def _bring(folder: Path, more: bool, dry_run: bool) -> None:
+    from apps import jobs
+    from curation.errors import UsageError
+
+    if more:
+        raise UsageError(
+            "--bring trains nothing, so it takes no --data, --snapshot or --out", where="tilth train"
+        )
+    with session.workspace() as opened:
+        result = jobs.bring(opened, folder, dry_run=dry_run)
+    state = "checked" if dry_run else "is here" if result["new"] else "was here already"
+    session.report(result, f"{result['adapter']} {state}, trained on snapshot {result['snapshot'][:12]}")
 
 
 @app.command(epilog="Example: tilth generate --adapter my-adapter 'Where is my container?'")

@@ -109,20 +109,24 @@ class Registry(Store):
 
     def add_adapter(self, adapter: Adapter) -> str:
         """Note trained weights and return their digest; one that is known by digest is left as it is."""
-        with self._write("adapter") as writer:
-            if not known(writer, "adapters", "digest", [adapter.digest]):
-                recipe, metrics = json_text(dict(adapter.recipe)), json_text(dict(adapter.metrics))
-                row = (
-                    adapter.digest,
-                    adapter.snapshot,
-                    adapter.base,
-                    recipe,
-                    metrics,
-                    adapter.path,
-                    adapter.arm,
-                )
-                writer.insert(schema.adapters, [row])
+        self.add_returned(adapter, ())
         return adapter.digest
+
+    def add_returned(self, adapter: Adapter, events: Sequence[tuple[str, str, Mapping[str, Any]]]) -> bool:
+        """Note weights with the events (kind, subject, detail) of the run that made them, in one transaction: both or none.
+
+        Whether they are new; of weights that are known by digest nothing is noted again.
+        """
+        with self._write("adapter") as writer:
+            if known(writer, "adapters", "digest", [adapter.digest]):
+                return False
+            recipe, metrics = json_text(dict(adapter.recipe)), json_text(dict(adapter.metrics))
+            row = (adapter.digest, adapter.snapshot, adapter.base, recipe, metrics, adapter.path, adapter.arm)
+            writer.insert(schema.adapters, [row])
+            told = [(kind, subject, json_text(dict(detail))) for kind, subject, detail in events]
+            if told:
+                writer.insert(schema.events, told)
+        return True
 
     def adapters(self) -> list[Adapter]:
         """Every adapter, oldest first."""
