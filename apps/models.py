@@ -356,7 +356,8 @@ def evaluate_file(
 
     if bool(adapter) == bool(predictions):
         raise UsageError("name either --adapter DIR or --predictions FIELD", where="tilth evaluate")
-    objects = [row for _, row in formats.read_objects(data)]
+    named = list(formats.read_objects(data))
+    ids, objects = [id for id, _ in named], [row for _, row in named]
     references = [_references(row, i) for i, row in enumerate(objects)]
     if predictions:
         answers = [_field(row, predictions, i) for i, row in enumerate(objects)]
@@ -370,10 +371,16 @@ def evaluate_file(
         classes = sorted({text for row in references for text in row}) if closed else None
         progress("answering", 0, len(prompts))
         answers = predict(find_adapter(session, adapter), prompts, classes=classes)
+    for name in slices:
+        if not any(name in row for row in objects):
+            raise UsageError(f"there is no field {name!r}", where=f"--slices: {data}")
     parts = {name: [None if row.get(name) is None else str(row[name]) for row in objects] for name in slices}
     if out is not None:
         table = evaluate.row_scores(answers, references, metrics)
-        _write(out, [records.canonical_json(row) for row in table.to_pylist()])
+        _write(
+            out,
+            [records.canonical_json({"id": i, **row}) for i, row in zip(ids, table.to_pylist(), strict=True)],
+        )
     return evaluate.evaluate(answers, references, metrics, parts)
 
 

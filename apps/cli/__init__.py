@@ -47,7 +47,7 @@ def options(
 ) -> None:
     """The options that stand before every command."""
     session.root, session.as_json, session.quiet = workspace, json, quiet
-    session.actor = actor or login()
+    session.actor, session.rows_on_stdout = actor or login(), False
 
 
 def main(args: list[str] | None = None) -> None:

@@ -15,7 +15,7 @@ import typer
 
 from apps.cli import app, session
 from apps.cli.data import DryRun
-from apps.cli.filters import Fields, Out, Source, lines_to, report, sink
+from apps.cli.filters import Fields, Out, Source, apart, lines_to, report, sink
 from apps.cli.session import Meter
 from curation.errors import UsageError
 
@@ -123,6 +123,9 @@ def dedup(
 
     if semantic and vectors:
         raise UsageError("vectors come from an encoder or from a file", where="--vectors", next="Name one")
+    beside = {"--clusters": clusters, "--resembling": resembling, "--contained": contained}
+    apart({"--out": out, **beside}, against or ())
+    apart(beside, [source])
     start = time.perf_counter()
     rule = DuplicateRule(threshold=threshold, shingle=shingle)
     ids: dict[int, Any] = {}
@@ -223,6 +226,8 @@ def decontaminate(
     from curation import filters
     from curation.leakage import LeakageRule
 
+    apart({"--out": out, "--report": matches}, against)
+    apart({"--report": matches}, [source])
     start = time.perf_counter()
     rule = LeakageRule(ngram=ngram, threshold=threshold)
     ids: dict[int, Any] = {}

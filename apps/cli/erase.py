@@ -59,5 +59,5 @@ def _told(done: dict[str, Any]) -> str:
             f"{done['remaining']} records name the person in their key, group or tags, which stay in the ledger"
         )
     todo.append("replace backups made before now: they hold the texts still")
-    verb = "would be " if done["dry_run"] else ""
-    return lines(said) + f"\n\nWhat {verb}left to do:\n" + "\n".join(f"  - {line}" for line in todo)
+    verb = "would be" if done["dry_run"] else "is"
+    return lines(said) + f"\n\nWhat {verb} left to do:\n" + "\n".join(f"  - {line}" for line in todo)

@@ -3,9 +3,10 @@ Those that compare rows stand in ``cleaning``, the one for personal data in ``sc
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -29,25 +30,46 @@ def sink(out: str, dry_run: bool) -> Iterator[Callable[[Mapping[str, Any]], None
     """Somewhere to write rows to, one JSON object a line; a file appears whole at the end, or not at all."""
     import orjson
 
-    from curation.formats.write import target_file
-
     if not out or dry_run:
         yield lambda row: None
         return
-    with target_file(out) as file:
+    with _target(out) as file:
         yield _writer(file, orjson.dumps)
 
 
 @contextmanager
 def lines_to(out: str, dry_run: bool) -> Iterator[Callable[[bytes], Any]]:
     """Somewhere to write whole lines to, as :func:`sink` does objects."""
-    from curation.formats.write import target_file
-
     if not out or dry_run:
         yield lambda lines: None
         return
-    with target_file(out) as file:
+    with _target(out) as file:
         yield file.write
+
+
+def _target(out: str) -> AbstractContextManager[IO[bytes]]:
+    from curation.formats.write import target_file
+
+    session.rows_on_stdout |= out == "-"
+    return target_file(out)
+
+
+def apart(outs: Mapping[str, str], reads: Iterable[str]) -> None:
+    """Raise ``UsageError`` where two of the outputs (option to path) are one file, or one is a file that is read.
+
+    Written last, the second would take the place of the first. Pipes and devices may be named twice.
+    """
+    from curation.errors import UsageError
+
+    taken = {os.path.realpath(path): "read" for path in reads if path != "-"}
+    for option, path in outs.items():
+        final = path if path == "-" else os.path.realpath(path)
+        if not path or (Path(final).exists() and not Path(final).is_file()):
+            continue
+        if final in taken:
+            used = "is read by this command" if taken[final] == "read" else f"is {taken[final]} already"
+            raise UsageError(f"{path} {used}", where=option, next="Name another file")
+        taken[final] = option
 
 
 def _writer(file: IO[bytes], dumps: Callable[[Any], bytes]) -> Callable[[Mapping[str, Any]], None]:
@@ -115,6 +137,8 @@ def _vote_file(source: str, lfs: Path | None, votes: str, gold: str, model: str)
             (_view_row(id, row) for id, row in zip(ids, (r for _, r in objects), strict=True)), records.VIEW
         )
         matrix = voting.apply_functions(voting.find_functions(lfs), view, limits=voting.Limits())
+    if gold and not any(gold in row for _, row in objects):
+        raise UsageError(f"there is no field {gold!r}", where=f"--gold: {source}")
     truth = voting.read_gold([row.get(gold) for _, row in objects], matrix.classes) if gold else None
     return voting.label(matrix, model=model, gold=truth)
 
@@ -191,6 +215,7 @@ def convert(
     bad: list[Any] = []
     mapping = formats.Mapping.parse(map or [])
     where = "/dev/null" if dry_run else target
+    session.rows_on_stdout |= where == "-"
     done = formats.convert(
         source,
         where,

@@ -227,10 +227,9 @@ def metrics_text(result: dict[str, Any]) -> str:
         ("all", name, interval(m["value"], m["ci95"]), result["rows"])
         for name, m in result["metrics"].items()
     ]
-    for field, values in result.get("slices", {}).items():
-        for value, part in values.items():
-            rows += [
-                (f"{field}={value}", name, interval(m["value"], m["ci95"]), part["rows"])
-                for name, m in part["metrics"].items()
-            ]
+    for where, part in result.get("slices", {}).items():
+        rows += [
+            (where, name, interval(m["value"], m["ci95"]), part["rows"])
+            for name, m in part["metrics"].items()
+        ]
     return grid(rows, ("slice", "metric", "value [95% interval]", "rows"))

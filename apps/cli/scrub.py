@@ -14,7 +14,8 @@ import typer
 
 from apps.cli import app, session
 from apps.cli.data import DryRun
-from apps.cli.filters import Fields, Out, Source, report, sink
+from apps.cli.filters import Fields, Out, Source, apart, report, sink
+from curation.errors import UsageError
 
 if TYPE_CHECKING:
     from curation.pii import Scrubbed, Scrubber
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _NAMES_OF_ROWS = frozenset({"id", "lang", "language", "role", "split"})
 _BLOCK = 1 << 20
 _DEEPEST = 20
+MODES = ("pseudonym", "mask", "drop", "keep")
 _TOGETHER = 64  # rows that are scanned together
 
 Steps = tuple[str | int, ...]
@@ -58,6 +60,8 @@ def scrub(
     """Replace personal data in texts and in every other field of a row. A row that cannot be scanned is held back."""
     from curation import formats
 
+    apart({"--out": out, "--spans": spans}, ())
+    apart({"--spans": spans}, [source])
     start = time.perf_counter()
     scrubber = _scrubber(layers, mode, language)
     wanted = [name for name in fields.split(",") if name]
@@ -93,6 +97,10 @@ def _scrubber(layers: str, mode: str, language: str) -> Scrubber:
     from curation import config, pii, workspace
 
     names = tuple(pii.LAYERS) if layers == "all" else tuple(name for name in layers.split(",") if name)
+    for option, given, known in (("--layers", names, pii.LAYERS), ("--mode", (mode,), MODES)):
+        if wrong := [name for name in given if name not in known]:
+            what = f"there is no {option[2:].rstrip('s')} {wrong[0]!r}"
+            raise UsageError(what, where=option, next=f"Use one of {', '.join(known)}")
     if (session.root / config.FILE).is_file():
         section = config.load(session.root).pii
         key = workspace.read_key(session.root)

@@ -53,6 +53,7 @@ class Session:
     quiet: bool = False
     actor: str = ""
     started: float = field(default_factory=time.monotonic)
+    rows_on_stdout: bool = False  # ``--out -``: a table for people would stand among the rows
 
     @contextmanager
     def workspace(self) -> Iterator[Workspace]:
@@ -68,9 +69,14 @@ class Session:
             print(plain(text), file=sys.stderr, flush=True)
 
     def report(self, result: dict[str, Any], text: str = "") -> None:
-        """The result: as JSON, or the text (the result as ``key: value`` lines where there is none)."""
+        """The result: as JSON, or the text (the result as ``key: value`` lines where there is none).
+
+        The text is talk where rows went to stdout, so that what is piped holds rows alone.
+        """
         if self.as_json:
             print(json.dumps({"schema": SCHEMA, **result}, ensure_ascii=True, default=str), flush=True)
+        elif self.rows_on_stdout:
+            self.say(text or lines(result))
         else:
             print(plain(text or lines(result)), flush=True)
 
@@ -184,8 +190,15 @@ def lines(result: dict[str, Any], indent: str = "") -> str:
         if isinstance(value, dict) and value:
             out += [name.rstrip(), lines(value, indent + "  ")]
         else:
-            out.append(f"{name}  {value:,}" if isinstance(value, int) else f"{name}  {value}")
+            out.append(f"{name}  {_whole(value)}")
     return "\n".join(out)
+
+
+def _whole(value: Any) -> str:
+    """A number with commas, a truth value as yes or no, anything else as it is."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def grid(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:

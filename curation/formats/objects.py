@@ -12,7 +12,7 @@ from typing import Any
 from curation.errors import UsageError
 from curation.formats.chat import read_messages
 from curation.formats.read import parsed
-from curation.formats.rows import MAX_LINE, BadRow, Damage, suggestion
+from curation.formats.rows import MAX_LINE, REASONS, BadRow, Damage, suggestion
 from curation.formats.sniff import examine
 from curation.formats.stream import opened
 from curation.records import prompt_text
@@ -44,9 +44,7 @@ def report(bad: BadRow, name: str, on_bad: Callable[[BadRow], None] | None) -> N
     """Hand a bad row to whoever takes them; without anybody raise ``UsageError`` that names its line."""
     if on_bad is None:
         where = f"{name}:{bad.line}"
-        raise UsageError(
-            f"{bad.reason}: {bad.message}", where=where, next=bad.sentence("").rpartition(": ")[2]
-        )
+        raise UsageError(f"{bad.reason}: {bad.message}", where=where, next=REASONS[bad.reason])
     on_bad(bad)
 
 
