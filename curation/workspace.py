@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,10 @@ def ingest(
             total.update(accepted=len(batch.rows), quarantined=len(batch.bad))
         return Ingested("", shape.name, shape.why, total["accepted"], 0, total["quarantined"])
     rule = {"mapping": asdict(mapping), "format": shape.name, "trust": trust}
+    origin = intake.Source(source, trust, book.source_author(source))
+    batches = intake.prepared(path, mapping, shape, origin, processes=processes)
+    # Read before the ledger hears of it: a field that is not there leaves no ingest behind for `--undo` to find.
+    first = list(islice(batches, 1))
     number = book.begin_ingest(
         source=source,
         file_name=path.name,
@@ -191,10 +196,9 @@ def ingest(
         rule=rule,
         trust=trust,
     )
-    origin = intake.Source(source, trust, book.source_author(source))
     reserved: list[str] = []
     with engine.without_collector():
-        for prepared in intake.prepared(path, mapping, shape, origin, processes=processes):
+        for prepared in chain(first, batches):
             added = book.add_rows(number, prepared.rows)
             bad = [*prepared.bad, *prepared.conflicts(path.name, added.conflicts)]
             book.add_quarantine(number, bad)

@@ -57,7 +57,10 @@ def ingest(
     ] = "main",
     eval_set: Annotated[str, typer.Option(help="Reserve these rows as an evaluation set of this name.")] = "",
     undo: Annotated[
-        bool, typer.Option("--undo", help="Take the last ingest back, or the one that --id names.")
+        bool,
+        typer.Option(
+            "--undo", help="Take back the last ingest: of all, of FILE, or the one that --id names."
+        ),
     ] = False,
     id: Annotated[str, typer.Option(help="The ingest to undo.")] = "",
     strict: Annotated[
@@ -70,7 +73,7 @@ def ingest(
 
     with session.workspace() as opened:
         if undo:
-            _undo(opened, id)
+            _undo(opened, id, file, dry_run)
             return
         if file is None:
             raise UsageError("no file was named", where="tilth ingest", next="Name one, or pass --undo")
@@ -124,12 +127,37 @@ def _passages(opened: Any, file: Path, dry: bool) -> None:
     session.report({"passages": found, "new": new, "dry_run": dry}, f"{found} passages, {new} of them new")
 
 
-def _undo(opened: Any, ingest: str) -> None:
+def _undo(opened: Any, ingest: str, file: Path | None, dry: bool) -> None:
+    chosen = _standing(opened, ingest, file)
+    told = {"ingest": chosen.id, "file": chosen.file_name}
+    if dry:
+        text = f"would take back {chosen.file_name} (ingest {chosen.id})"
+        session.report({**told, "dry_run": True}, text)
+        return
     before = opened.ledger.counts()["records"]
-    undone = opened.ledger.undo_ingest(ingest or None)
+    opened.ledger.undo_ingest(chosen.id)
     gone = before - opened.ledger.counts()["records"]
-    told = {"ingest": undone.id, "file": undone.file_name, "records": gone}
-    session.report(told, f"took back {undone.file_name} (ingest {undone.id}): {gone:,} records left the view")
+    text = f"took back {chosen.file_name} (ingest {chosen.id}): {gone:,} records left the view"
+    session.report({**told, "records": gone}, text)
+
+
+def _standing(opened: Any, ingest: str, file: Path | None) -> Any:
+    """The last ingest that was not taken back, among those of this id and this file name where they are given.
+
+    Raises ``UsageError`` where there is none, naming those that stand.
+    """
+    from curation.errors import UsageError
+
+    stand = [one for one in opened.ledger.ingests() if not one.undone]
+    found = [one for one in stand if ingest in ("", one.id) and (file is None or file.name == one.file_name)]
+    if not found:
+        asked = (f" with id {ingest!r}" if ingest else "") + (f" of {file.name}" if file else "")
+        named = ", ".join(f"{one.file_name} ({one.id})" for one in stand[-5:])
+        told = (
+            f"The last that stand: {named}" if named else "Nothing was ingested, or all of it was taken back"
+        )
+        raise UsageError(f"there is no ingest{asked} to take back", where="--undo", next=told)
+    return found[-1]
 
 
 @app.command(epilog="Example: tilth status --quarantine")
