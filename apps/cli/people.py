@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ from apps.cli.data import DryRun
 from apps.cli.session import grid, lines, span
 
 Annotator = Annotated[str, typer.Option("--annotator", help="label-studio, files or simulated.")]
+MOST_TOLD = 20  # answers that cannot be used are told one by one up to here
 ANNOTATORS = ("label-studio", "files", "simulated")
 
 
@@ -59,8 +62,23 @@ def run(
             cost = loop.estimate(opened, rounds, batch or None)
             session.report({**cost, "dry_run": True}, "would cost\n" + lines(cost, "  "))
             return
-        result = loop.run(loop_of(opened, annotator, meter, batch, strategy), rounds)
+        with telling_unusable(opened):
+            result = loop.run(loop_of(opened, annotator, meter, batch, strategy), rounds)
     session.report(result, rounds_text(result))
+
+
+@contextmanager
+def telling_unusable(opened: Any) -> Iterator[None]:
+    """Say which answers could not be used and why, of those that come while the block works."""
+    from curation.people.intake import NOT_USABLE
+
+    known = len(opened.ledger.events(NOT_USABLE))
+    yield
+    fresh = opened.ledger.events(NOT_USABLE)[known:]
+    for event in fresh[:MOST_TOLD]:
+        session.say(f"the answer to {event.subject[:12]} could not be used: {event.detail['why']}")
+    if len(fresh) > MOST_TOLD:
+        session.say(f"and {len(fresh) - MOST_TOLD:,} more")
 
 
 def rounds_text(result: dict[str, Any]) -> str:
@@ -173,12 +191,17 @@ def pull(annotator: Annotator = "label-studio", dry_run: DryRun = False) -> None
     """Fetch what people answered since the last time: new answers, edits, deletions and skips."""
     from curation import people
 
-    with session.workspace() as opened:
+    with session.workspace() as opened, telling_unusable(opened):
         done = people.pull_all(opened, _annotator(annotator), dry_run=dry_run)
+    if dry_run:
+        session.report({**done, "dry_run": True}, "would fetch what people answered; nothing was asked for")
+        return
     text = f"{done['added']} answers added, {done['withdrawn']} withdrawn"
     text += f", {done['skipped']} skipped" if done.get("skipped") else ""
-    text += f"\n{done['unusable']} could not be used: see tilth audit" if done["unusable"] else ""
-    session.report({**done, "dry_run": dry_run}, text)
+    text += (
+        f"\n{done['unusable']} could not be used: correct them, then pull again" if done["unusable"] else ""
+    )
+    session.report({**done, "dry_run": False}, text)
 
 
 _annotator = annotator

@@ -18,6 +18,7 @@ from curation.workspace import Workspace
 
 TAKEN_BACK = "its author took it back"
 RESTORED = "its author has no newer one"
+NOT_USABLE = "answer not usable"  # the kind of event that keeps why an answer counts for nothing
 SKIPPED = "skipped"  # the kind of event that keeps why somebody skipped a task
 _TOLD = ("author", "task", "annotation", "updated_at", "lead_time", "why")
 Namer = Callable[[str], str]
@@ -109,7 +110,7 @@ class Intake:
             s.id: wanted(s.annotator) for s in book.showings() if (s.annotator or "").startswith(ANYBODY)
         }
         self.told = {event.subject: event.detail for event in book.events(SKIPPED)}
-        self.refused = {(e.detail["annotation"], e.detail["why"]) for e in book.events("answer not usable")}
+        self.refused = {(e.detail["annotation"], e.detail["why"]) for e in book.events(NOT_USABLE)}
         self._clear()
 
     def _clear(self) -> None:
@@ -166,7 +167,7 @@ class Intake:
             return
         self.refused.add((answer.annotation, why))
         detail = {"channel": self.name, "task": answer.task, "annotation": answer.annotation, "why": why}
-        self.book.event("answer not usable", answer.record or answer.task, detail)
+        self.book.event(NOT_USABLE, answer.record or answer.task, detail)
 
     def _author(self, remote: str) -> str:
         if remote not in self.authors:
