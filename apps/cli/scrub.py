@@ -97,10 +97,13 @@ def _scrubber(layers: str, mode: str, language: str) -> Scrubber:
     from curation import config, pii, workspace
 
     names = tuple(pii.LAYERS) if layers == "all" else tuple(name for name in layers.split(",") if name)
-    for option, given, known in (("--layers", names, pii.LAYERS), ("--mode", (mode,), MODES)):
+    kinds = [f"{kind}:MODEL" for kind in pii.PACKAGES]
+    own = [name for name in names if pii.split(name) is None]
+    for option, given, known in (("--layers", own, pii.LAYERS), ("--mode", (mode,), MODES)):
         if wrong := [name for name in given if name not in known]:
             what = f"there is no {option[2:].rstrip('s')} {wrong[0]!r}"
-            raise UsageError(what, where=option, next=f"Use one of {', '.join(known)}")
+            use = ", ".join([*known, *(kinds if option == "--layers" else ())])
+            raise UsageError(what, where=option, next=f"Use one of {use}")
     if (session.root / config.FILE).is_file():
         section = config.load(session.root).pii
         key = workspace.read_key(session.root)

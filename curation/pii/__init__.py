@@ -12,7 +12,7 @@ do.
 from __future__ import annotations
 
 from curation.pii.aliases import Alias, Aliaser, Collision, collisions
-from curation.pii.outside import located
+from curation.pii.outside import PACKAGES, located, split
 from curation.pii.rule import KEPT_TYPES, MODES, THRESHOLD, ScrubRule, rule_digest
 from curation.pii.scan import LAYERS, Scanner
 from curation.pii.scrub import Scrubbed, Scrubber, Unit, scrub_texts, scrub_view, stands_in
@@ -22,6 +22,7 @@ __all__ = [
     "KEPT_TYPES",
     "LAYERS",
     "MODES",
+    "PACKAGES",
     "THRESHOLD",
     "Alias",
     "Aliaser",
@@ -41,5 +42,6 @@ __all__ = [
     "rule_digest",
     "scrub_texts",
     "scrub_view",
+    "split",
     "stands_in",
 ]

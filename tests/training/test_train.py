@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import random
 import signal
@@ -67,7 +68,7 @@ def test_a_manifest_says_what_made_the_weights(base, tmp_path):
     manifest = registry.verify(made.adapter)
     assert manifest["digest"] == made.digest
     assert manifest["snapshot"] == "abc"
-    assert manifest["recipe"] == dataclasses.asdict(made.recipe)
+    assert manifest["recipe"] == json.loads(json.dumps(dataclasses.asdict(made.recipe)))
     assert manifest["base"]["ref"] == str(base)
     assert manifest["metrics"]["eval_loss"] == made.eval_loss
     assert manifest["versions"]["trl"]
