@@ -270,6 +270,7 @@ def test_weights_and_biases_is_begun_offline_told_and_finished(tmp_path, monkeyp
     assert (calls[-1][1]["mode"], calls[-1][1]["settings"]["base_url"]) == ("online", "http://127.0.0.1:8080")
 
 
+@pytest.mark.slow  # W&B is no part of what `make setup` installs
 def test_weights_and_biases_writes_its_offline_folder(tmp_path):
     pytest.importorskip("wandb")
     program = (
