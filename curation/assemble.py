@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import consensus, pii, snapshot, voting
+from curation import consensus, pii, records, snapshot, voting
 from curation.config import settings
 from curation.consensus import Consensus, Opinion
 from curation.curate import BLOCKING, STAGES, Rules, blocked, require_covered, save_table, tally, without
@@ -247,8 +247,11 @@ def _guard(workspace: Workspace, rules: Rules, train: Sequence[Consensus], compo
 
 
 def _raw_texts(workspace: Workspace) -> Iterator[str]:
-    """Every text as it came in, page by page: what an alias must not be found in."""
-    for page in workspace.ledger.view_pages(scrub_rule=None):
+    """Every text as its source brought it, page by page: what an alias must not be found in.
+
+    People and models have seen the aliases, and their answers may well repeat them.
+    """
+    for page in workspace.ledger.view_pages(scrub_rule=None, kinds=records.SOURCE_TRUST):
         yield from page.table["prompt"].to_pylist()
         yield from (text for text in page.table["completion"].to_pylist() if text)
 

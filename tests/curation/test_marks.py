@@ -152,3 +152,30 @@ def test_a_mark_that_was_taken_back_binds_nobody_and_scrubbing_repeats_itself(tm
         opened.ledger.withdraw_labels(labels, "taken back")
         assert marked(opened) == {}
         assert left_in([], {"r": (pii.Mark("x", "TERM"),)}) == []
+
+
+def test_an_answer_that_repeats_an_alias_stops_no_snapshot_and_a_source_that_holds_one_does(
+    tmp_path: Path,
+) -> None:
+    folder = make(tmp_path / "w")
+    mapping = Mapping(id="id", completion="answer")
+    with open_workspace(folder, actor="ana") as opened:
+        row = {"id": "9", "prompt": "Write to jo.lindt@example.org about it", "answer": "We did."}
+        workspace.ingest(opened, write_rows(tmp_path / "a.jsonl", [row]), mapping=mapping, trust="reference")
+        curate.curate(opened)
+        (alias,) = {a.alias for a in opened.ledger.aliases()}
+        asked, author = current(opened), opened.ledger.add_author("p", "person")
+        (said,) = [r for r in records(opened) if r in texts(opened) and texts(opened)[r] == "We did."]
+        (showing,) = opened.ledger.add_showings(
+            [Showing(said, asked.name, asked.version, said, suggestion="", annotator="p")]
+        )
+        answer = NewLabel(
+            said, asked.name, asked.version, "person", author, f"We wrote to {alias}.", showing=showing
+        )
+        opened.ledger.add_labels([answer])
+        curate.curate(opened)
+        assert assemble.compose(opened).collisions == 0
+        row = {"id": "10", "prompt": f"Who is {alias}?", "answer": "Nobody."}
+        workspace.ingest(opened, write_rows(tmp_path / "b.jsonl", [row]), mapping=mapping, trust="reference")
+        curate.curate(opened)
+        assert assemble.compose(opened).collisions == 1
