@@ -201,7 +201,8 @@ def ingest(
         for prepared in chain(first, batches):
             added = book.add_rows(number, prepared.rows)
             bad = [*prepared.bad, *prepared.conflicts(path.name, added.conflicts)]
-            book.add_quarantine(number, bad)
+            if bad:
+                book.add_quarantine(number, bad)
             total.update(accepted=added.accepted, unchanged=added.unchanged, quarantined=len(bad))
             if eval_set:
                 reserved += prepared.rows.ids

@@ -414,13 +414,19 @@ def test_who_is_asked_again_has_the_new_records_of_the_batch_to_do_too(
     )
 
 
-def test_where_people_agree_nobody_is_asked_again(tmp_path: Path) -> None:
-    """Negative control: the same round without the quarrel chooses new records only."""
+def answered_round(folder: Path) -> Path:
+    """A workspace whose first round people have answered by form, each record rightly."""
     rows = inquiries(200)
-    folder = with_references(tmp_path / "w", [{k: v for k, v in row.items() if k != "gold"} for row in rows])
+    with_references(folder, [{k: v for k, v in row.items() if k != "gold"} for row in rows])
     play(folder, 1, people.files())
     fill(folder, {row["prompt"]: row["gold"] for row in rows})
     play(folder, 1, people.files())
+    return folder
+
+
+def test_where_people_agree_nobody_is_asked_again(tmp_path: Path) -> None:
+    """Negative control: the same round without the quarrel chooses new records only."""
+    folder = answered_round(tmp_path / "w")
     with open_workspace(folder, actor="ana") as opened:
         shown = loop.preview(Run(opened, ToyLearner(opened), people.files(), "files"))
     assert {p["arm"] for p in shown} == {"strategy", "control"}
@@ -429,11 +435,7 @@ def test_where_people_agree_nobody_is_asked_again(tmp_path: Path) -> None:
 def test_a_model_is_believed_as_far_as_it_foresaw_what_people_said_of_records_drawn_at_random(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = inquiries(200)
-    folder = with_references(tmp_path / "w", [{k: v for k, v in row.items() if k != "gold"} for row in rows])
-    play(folder, 1, people.files())
-    fill(folder, {row["prompt"]: row["gold"] for row in rows})
-    play(folder, 1, people.files())
+    folder = answered_round(tmp_path / "w")
     with open_workspace(folder, actor="ana") as opened:
         question = current(opened)
         said = relabel.answered(opened, question).best(question.classes)
