@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -26,7 +26,7 @@ from curation import config as configuration
 from curation import engine, formats, intake, records
 from curation.artifacts import Store
 from curation.errors import ConflictError, UsageError, storage_errors
-from curation.ledger import Ledger, Passage
+from curation.ledger import Added, Ledger, Passage
 
 Progress = Callable[[str, int, int | None], None]
 """Told what is being done, how many are done, and of how many (``None`` where nobody knows)."""
@@ -138,6 +138,9 @@ def read_key(root: Path) -> bytes:
     return bytes.fromhex(path.read_text(encoding="ascii").strip())
 
 
+OUTCOMES = ("accepted", "unchanged", "quarantined")
+
+
 @dataclass(frozen=True)
 class Ingested:
     """What one ingest did: rows counted by outcome, and how the file was read."""
@@ -169,6 +172,8 @@ def ingest(
     again. ``trust`` says how far the source's own completions are believed. With ``eval_set`` the rows are reserved as
     an evaluation set that nothing is trained on. A row that cannot be read, or whose id is known with another text, is
     quarantined with file, line, byte offset and reason. Killed half-way, the same command goes on where it stopped.
+    With ``dry_run`` the rows are compared with the ledger and nothing is written; an id that stands twice in the file,
+    in different batches, then counts as accepted twice.
     With ``processes`` above 1 a large file is read in a process of its own while rows are stored.
     """
     if trust not in records.SOURCE_TRUST:
@@ -179,13 +184,14 @@ def ingest(
         raise UsageError("the file is empty", where=str(path), next="Check the export that made it")
     book = workspace.ledger
     total = Counter[str]()
-    if dry_run:
-        for batch in formats.read(path, mapping=mapping, format=shape):
-            total.update(accepted=len(batch.rows), quarantined=len(batch.bad))
-        return Ingested("", shape.name, shape.why, total["accepted"], 0, total["quarantined"])
-    rule = {"mapping": asdict(mapping), "format": shape.name, "trust": trust}
     origin = intake.Source(source, trust, book.source_author(source))
     batches = intake.prepared(path, mapping, shape, origin, processes=processes)
+    if dry_run:
+        for prepared in batches:
+            total += _counted(book.expected(prepared.rows), prepared.bad)
+            progress("reading", total.total(), None)
+        return Ingested("", shape.name, shape.why, *(total[name] for name in OUTCOMES))
+    rule = {"mapping": asdict(mapping), "format": shape.name, "trust": trust}
     # Read before the ledger hears of it: a field that is not there leaves no ingest behind for `--undo` to find.
     first = list(islice(batches, 1))
     number = book.begin_ingest(
@@ -203,15 +209,20 @@ def ingest(
             bad = [*prepared.bad, *prepared.conflicts(path.name, added.conflicts)]
             if bad:
                 book.add_quarantine(number, bad)
-            total.update(accepted=added.accepted, unchanged=added.unchanged, quarantined=len(bad))
+            total += _counted(added, prepared.bad)
             if eval_set:
                 reserved += prepared.rows.ids
-            progress("reading", sum(total.values()), None)
+            progress("reading", total.total(), None)
     if eval_set and reserved:
         book.reserve(eval_set, [(record, "test") for record in dict.fromkeys(reserved)])
     book.end_ingest(number)
-    return Ingested(
-        number, shape.name, shape.why, total["accepted"], total["unchanged"], total["quarantined"]
+    return Ingested(number, shape.name, shape.why, *(total[name] for name in OUTCOMES))
+
+
+def _counted(added: Added, bad: Sized) -> Counter[str]:
+    """Rows by outcome: one that contradicts a known record is set aside like one that could not be read."""
+    return Counter(
+        dict(zip(OUTCOMES, (added.accepted, added.unchanged, len(added.conflicts) + len(bad)), strict=True))
     )
 
 

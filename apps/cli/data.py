@@ -112,8 +112,8 @@ def _ingest(
         )
     session.say(f"read as {done.format}: {done.why}")
     counts = {key: getattr(done, key) for key in ("accepted", "unchanged", "quarantined")}
-    text = lines(counts) + ("\n(dry run: nothing was written)" if dry else "")
-    if done.quarantined:
+    text = lines(counts)
+    if done.quarantined and not dry:
         text += "\nSee why with: tilth status --quarantine"
     session.report({**counts, "ingest": done.ingest, "format": done.format, "dry_run": dry}, text)
     strictly(strict, done.quarantined)
@@ -165,6 +165,10 @@ def status(
     quarantine: Annotated[
         bool, typer.Option("--quarantine", help="List the rows that were set aside, and why.")
     ] = False,
+    ingests: Annotated[
+        bool,
+        typer.Option("--ingests", help="List every file that was taken in, with the id that --undo takes."),
+    ] = False,
     people: Annotated[
         bool, typer.Option("--people", help="Each person's week, agreement, and what their labels changed.")
     ] = False,
@@ -180,6 +184,9 @@ def status(
             told_people = people_status(opened)
             session.report(told_people, people_text(told_people))
             return
+        if ingests:
+            _ingests(opened)
+            return
         if quarantine:
             header = ("file", "line", "offset", "reason", "message")
             shown = [tuple(getattr(row, name) for name in header) for row in opened.ledger.quarantined()]
@@ -187,6 +194,26 @@ def status(
             session.report({"quarantined": told}, grid(shown, header))
             return
         session.report(workspace.status(opened))
+
+
+def _ingests(opened: Any) -> None:
+    """Every file that was taken in, oldest first, and whether it still stands."""
+    header = ("id", "file", "source", "trust", "accepted", "unchanged", "quarantined", "time", "state")
+    found = [
+        {
+            **{name: getattr(one, name) for name in header[3:8]},
+            "id": one.id,
+            "file": one.file_name,
+            "source": one.source,
+            "state": "undone" if one.undone else "unfinished" if one.accepted is None else "stands",
+        }
+        for one in opened.ledger.ingests()
+    ]
+    shown = [
+        (row["id"][:16], *(row[name] for name in header[1:7]), row["time"][:19], row["state"])
+        for row in found
+    ]
+    session.report({"ingests": found}, grid(shown, header))
 
 
 @app.command(epilog="Example: tilth doctor")
@@ -356,7 +383,9 @@ def backup(
     with session.workspace() as opened:
         if not dry_run:
             opened.ledger.backup(file)
-    session.report({"file": str(file), "dry_run": dry_run}, f"the ledger is in {file}")
+    session.report(
+        {"file": str(file), "dry_run": dry_run}, f"the ledger {'would be' if dry_run else 'is'} in {file}"
+    )
 
 
 @app.command(epilog="Example: tilth restore ledger-2026-11-22.db")
@@ -370,9 +399,10 @@ def restore(
 
     found = config.load(session.root)
     if not dry_run:
-        ledger.restore(file, found.ledger_url)
+        ledger.restore(file, found.ledger_url, workspace=found.workspace.name)
+    verb = "would restore" if dry_run else "restored"
     session.report(
-        {"file": str(file), "dry_run": dry_run}, f"restored {file} into {safe_url(found.ledger_url)}"
+        {"file": str(file), "dry_run": dry_run}, f"{verb} {file} into {safe_url(found.ledger_url)}"
     )
 
 

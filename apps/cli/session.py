@@ -71,14 +71,18 @@ class Session:
     def report(self, result: dict[str, Any], text: str = "") -> None:
         """The result: as JSON, or the text (the result as ``key: value`` lines where there is none).
 
-        The text is talk where rows went to stdout, so that what is piped holds rows alone.
+        The text is talk where rows went to stdout, so that what is piped holds rows alone; the JSON object then is the
+        last line. A text says of a dry run that it was one.
         """
+        text = text or lines(result)
+        if result.get("dry_run"):
+            text += "\n(dry run: nothing was written)"
         if self.as_json:
             print(json.dumps({"schema": SCHEMA, **result}, ensure_ascii=True, default=str), flush=True)
         elif self.rows_on_stdout:
-            self.say(text or lines(result))
+            self.say(text)
         else:
-            print(plain(text or lines(result)), flush=True)
+            print(plain(text), flush=True)
 
     def fail(self, error: TilthError) -> None:
         """The error: its sentence on stderr, and with ``--json`` an object on stdout too."""

@@ -100,7 +100,8 @@ def approve(
         found = snapshot.resolve(opened.store, name)
         if not dry_run:
             opened.ledger.approve(found, verdict, by=session.actor, reason=reason)
-    session.report({"snapshot": found, "verdict": verdict, "dry_run": dry_run}, f"{found} is {verdict}")
+    verb = "would be" if dry_run else "is"
+    session.report({"snapshot": found, "verdict": verdict, "dry_run": dry_run}, f"{found} {verb} {verdict}")
 
 
 @snapshots.command("export", epilog="Example: tilth snapshot export 3fa9 out.jsonl --to chat")
@@ -146,4 +147,4 @@ def restore_(
 
     with session.workspace() as opened:
         name = snapshot.import_directory(directory, opened.store, dry_run=dry_run).name
-    session.report({"snapshot": name, "dry_run": dry_run}, f"{name} is here")
+    session.report({"snapshot": name, "dry_run": dry_run}, f"{name} {'would be' if dry_run else 'is'} here")

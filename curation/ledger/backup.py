@@ -71,11 +71,12 @@ class Backups(Store):
             engine.dispose()
 
 
-def restore(path: str | Path, url: str) -> Audit:
+def restore(path: str | Path, url: str, *, workspace: str | None = None) -> Audit:
     """Make a ledger at ``url`` from a backup, verified before it is visible; returns the verification.
 
     A backup of an older release is migrated on the way. ``UsageError`` where the file is no ledger, is of a newer
-    release, or where ``url`` already holds a ledger; ``IntegrityError`` when the backup was damaged or changed.
+    release or of another workspace than the one named, or where ``url`` already holds a ledger; ``IntegrityError`` when
+    the backup was damaged or changed.
     """
     source, wanted = Path(path), parse_url(url)
     if not source.is_file():
@@ -95,6 +96,8 @@ def restore(path: str | Path, url: str) -> Audit:
         engine = make_engine(parse_url(f"sqlite:///{partial.resolve()}"), _BUSY)
         try:
             report = _verified(engine, source)
+            if workspace is not None:
+                _belongs(engine, workspace, source)
             if target is None:
                 _load(engine, make_engine(wanted, _BUSY), wanted.render_as_string(hide_password=True))
         finally:
@@ -118,6 +121,17 @@ def _verified(engine: Engine, source: Path) -> Audit:
             f"the backup is damaged: {problems[0]}", where=str(source), next="Use an older backup"
         )
     return report
+
+
+def _belongs(engine: Engine, workspace: str, source: Path) -> None:
+    with engine.connect() as connection:
+        name = Reader(connection).value("SELECT value FROM meta WHERE key = 'workspace'")
+    if name != workspace:
+        raise UsageError(
+            f"this is a backup of the workspace {name!r}, and here is {workspace!r}",
+            where=str(source),
+            next=f'Set name = "{name}" under [workspace] in tilth.toml, or restore it elsewhere',
+        )
 
 
 def _load(engine: Engine, target: Engine, where: str) -> None:

@@ -20,7 +20,7 @@ from curation.ledger.lookups import (
     held_payloads,
 )
 from curation.ledger.rows import Added
-from curation.ledger.store import Writer
+from curation.ledger.store import Reader, Writer
 from curation.records import SOURCE_TRUST
 
 OTHER_TEXT = "another text stands under the same id: change the id, or drop one of the two rows"
@@ -37,27 +37,25 @@ class _Held(NamedTuple):
     visible: int
 
 
-class Batch:
-    """The rows of one call of ``add_rows``."""
+class Sorted:
+    """The rows of one batch, told apart by what the ledger holds of them. It asks; it stores nothing."""
 
-    def __init__(self, writer: Writer, ingest: int, rows: NewRecords) -> None:
-        self.writer, self.ingest, self.rows = writer, ingest, rows
+    def __init__(self, reader: Reader, rows: NewRecords) -> None:
+        self.reader, self.rows = reader, rows
         self.records = self._held_records()
         self.fresh: dict[str, int] = {}  # id -> index of the row that brings it
         self.again: list[int] = []  # rows whose record is known, in the store or in this batch
         self.conflicts: dict[int, str] = {}
-
-    def add(self) -> Added:
-        """Store the batch and say what became of it."""
-        held = held_payloads(self.writer, list(self.rows.bodies))
-        self._refuse_erased({text for text, erased in held.items() if erased})
+        self.held = held_payloads(reader, list(rows.bodies))
+        self._refuse_erased({text for text, erased in self.held.items() if erased})
         self._sort()
-        add_payloads(self.writer, self._needed(), held)
-        numbers = self._add_records()
-        returned = {i for i in self.again if not self._in_view(self.rows.ids[i])}
         self.labels = self._held_labels()
-        accepted = {*self.fresh.values(), *returned, *self._add_labels(numbers)}
-        self._reassert()
+        self.new_labels, self.saying = self._sort_labels()
+
+    def added(self) -> Added:
+        """What becomes of the rows when the batch is stored."""
+        returned = {i for i in self.again if not self._in_view(self.rows.ids[i])}
+        accepted = {*self.fresh.values(), *returned, *self.saying}
         standing = len(self.fresh) + len(self.again)
         return Added(len(accepted), standing - len(accepted), sorted(self.conflicts.items()))
 
@@ -65,7 +63,7 @@ class Batch:
         statement = f"""SELECT r.id, r.seq, r.payload, r.ingest, {VISIBLE_RECORD}
             FROM records r WHERE r.id {{items}}"""
         ids = list(dict.fromkeys(self.rows.ids))
-        return {row[0]: _Held(*row) for row in self.writer.rows_in(statement, ids)}
+        return {row[0]: _Held(*row) for row in self.reader.rows_in(statement, ids)}
 
     def _in_view(self, record: str) -> bool:
         return record not in self.records or bool(self.records[record].visible)
@@ -103,6 +101,50 @@ class Batch:
             return self.rows.labels
         return (label for label in self.rows.labels if label.row not in self.conflicts)
 
+    def _held_labels(self) -> dict[str, _Held]:
+        """What sources said before about the records of this batch; new records have none."""
+        numbers = [known.seq for _index, known in self._known_again()]
+        statement = f"""SELECT l.id, l.seq, l.payload, l.ingest, {BROUGHT_LABEL}
+            FROM labels l WHERE l.record_seq {{items}} AND l.ingest IS NOT NULL"""
+        return {row[0]: _Held(*row) for row in self.reader.rows_in(statement, numbers)}
+
+    def _known_again(self) -> list[tuple[int, _Held]]:
+        """The rows whose record the store held before this batch, with that record."""
+        ids, held = self.rows.ids, self.records
+        return [(i, held[ids[i]]) for i in self.again if ids[i] in held]
+
+    def _sort_labels(self) -> tuple[SourceLabels, set[int]]:
+        """The labels that are new, and the rows that bring one of them or one that had left the view."""
+        labels = self.rows.labels
+        if not self.labels and not self.conflicts and len(set(labels.ids)) == len(labels):
+            return labels, set(labels.rows)  # the usual batch of a first import
+        saying: set[int] = set()
+        new = SourceLabels()
+        known = set(self.labels)
+        for label in self._standing_labels():
+            if label.id not in known:
+                known.add(label.id)
+                new.append(label)
+            elif label.id not in self.labels or self.labels[label.id].visible:
+                continue
+            saying.add(label.row)
+        return new, saying
+
+
+class Batch(Sorted):
+    """The rows of one call of ``add_rows``, stored."""
+
+    def __init__(self, writer: Writer, ingest: int, rows: NewRecords) -> None:
+        super().__init__(writer, rows)
+        self.writer, self.ingest = writer, ingest
+
+    def add(self) -> Added:
+        """Store the batch and say what became of it."""
+        add_payloads(self.writer, self._needed(), self.held)
+        self._store_labels(self.new_labels, self._add_records())
+        self._reassert()
+        return self.added()
+
     def _needed(self) -> dict[str, bytes]:
         """The texts of the rows that are stored: a refused row leaves nothing behind."""
         bodies = self.rows.bodies
@@ -124,36 +166,6 @@ class Batch:
         numbers = {record: known.seq for record, known in self.records.items()}
         numbers.update(zip(self.fresh, range(first, first + len(self.fresh)), strict=True))
         return numbers
-
-    def _held_labels(self) -> dict[str, _Held]:
-        """What sources said before about the records of this batch; new records have none."""
-        numbers = [known.seq for _index, known in self._known_again()]
-        statement = f"""SELECT l.id, l.seq, l.payload, l.ingest, {BROUGHT_LABEL}
-            FROM labels l WHERE l.record_seq {{items}} AND l.ingest IS NOT NULL"""
-        return {row[0]: _Held(*row) for row in self.writer.rows_in(statement, numbers)}
-
-    def _known_again(self) -> list[tuple[int, _Held]]:
-        """The rows whose record the store held before this batch, with that record."""
-        ids, held = self.rows.ids, self.records
-        return [(i, held[ids[i]]) for i in self.again if ids[i] in held]
-
-    def _add_labels(self, numbers: dict[str, int]) -> set[int]:
-        """Store labels that are new and return the rows that brought one, or one that had left the view."""
-        if not self.labels and not self.conflicts and len(set(self.rows.labels.ids)) == len(self.rows.labels):
-            self._store_labels(self.rows.labels, numbers)  # the usual batch of a first import
-            return set(self.rows.labels.rows)
-        brought: set[int] = set()
-        new = SourceLabels()
-        known = set(self.labels)
-        for label in self._standing_labels():
-            if label.id not in known:
-                known.add(label.id)
-                new.append(label)
-            elif label.id not in self.labels or self.labels[label.id].visible:
-                continue
-            brought.add(label.row)
-        self._store_labels(new, numbers)
-        return brought
 
     def _store_labels(self, new: SourceLabels, numbers: dict[str, int]) -> None:
         spoken = set(new.authors)

@@ -13,7 +13,7 @@ import orjson
 
 from curation.errors import UsageError
 from curation.ledger import schema
-from curation.ledger.batch import Batch
+from curation.ledger.batch import Batch, Sorted
 from curation.ledger.incoming import NewRecords, author_id, json_text
 from curation.ledger.lookups import author_salt, known, put_payloads
 from curation.ledger.rows import Added, Ingest, NewQuarantine, NewRecord, Passage
@@ -69,6 +69,11 @@ class Ingests(Store):
             counts = (number, added.accepted, added.unchanged, len(added.conflicts))
             writer.insert(schema.ingest_batches, [counts])
             return added
+
+    def expected(self, rows: NewRecords) -> Added:
+        """What :meth:`add_rows` would make of a batch as the ledger stands. Nothing is written."""
+        with self._read() as reader:
+            return Sorted(reader, rows).added() if len(rows) else Added(0, 0)
 
     def add_quarantine(self, ingest: str, rows: Sequence[NewQuarantine]) -> None:
         """Set rows aside with file, line, byte offset and reason; the same row twice is kept once."""

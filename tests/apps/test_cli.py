@@ -112,6 +112,39 @@ def test_a_workspace_counts_what_it_was_given_and_knows_it_again(desk: Path) -> 
     assert undone["ingest"] == again["ingest"]
 
 
+def test_a_dry_run_of_an_import_foretells_what_the_import_does(desk: Path) -> None:
+    """Known rows, new ones, a known row with another completion, a known id with another text, and a broken line."""
+    rows = [json.loads(line) for line in (desk / "rows.jsonl").read_text().splitlines()]
+    more = [
+        *rows[:20],
+        *({**row, "id": f"new-{row['id']}"} for row in rows[20:30]),
+        {**rows[30], "completion": "another answer"},
+        {**rows[31], "prompt": "another text under a known id"},
+    ]
+    write_rows(desk / "more.jsonl", more)
+    with (desk / "more.jsonl").open("a") as file:
+        file.write("{broken\n")
+    words = ("--workspace", "desk", "ingest", "more.jsonl", "--map", "id=id")
+    names = ("accepted", "unchanged", "quarantined")
+    foretold, done = tilth(*words, "--dry-run", cwd=desk), tilth(*words, cwd=desk)
+    assert [foretold[name] for name in names] == [done[name] for name in names] == [11, 20, 2]
+    once_more = tilth(*words, "--dry-run", cwd=desk)
+    assert [once_more[name] for name in names] == [0, 31, 2]
+
+
+def test_every_import_is_listed_with_the_id_that_undo_takes(desk: Path) -> None:
+    write_rows(desk / "more.jsonl", inquiries(90)[80:])
+    tilth("--workspace", "desk", "ingest", "more.jsonl", "--map", "id=id", cwd=desk)
+    first, second = tilth("--workspace", "desk", "status", "--ingests", cwd=desk)["ingests"]
+    assert [(one["file"], one["accepted"], one["state"]) for one in (first, second)] == [
+        ("rows.jsonl", 80, "stands"),
+        ("more.jsonl", 10, "stands"),
+    ]
+    tilth("--workspace", "desk", "ingest", "--undo", "--id", first["id"], cwd=desk)
+    states = tilth("--workspace", "desk", "status", "--ingests", cwd=desk)["ingests"]
+    assert [one["state"] for one in states] == ["undone", "stands"]
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -71,6 +71,16 @@ def test_outputs_that_are_apart_are_all_written_and_devices_may_be_named_twice(r
     told(rows, "dedup", "rows.jsonl", "--out", "rows.jsonl")  # in place: the file is replaced whole
 
 
+def test_a_dry_run_says_that_it_was_one_and_a_real_run_does_not(rows: Path) -> None:
+    told(rows, "init", "desk")
+    ingest = ("--workspace", "desk", "ingest", "rows.jsonl")
+    assert "(dry run: nothing was written)" in tilth(rows, *ingest, "--dry-run").stdout
+    assert "dry run" not in tilth(rows, *ingest).stdout
+    backup = ("--workspace", "desk", "backup", "copy.db", "--dry-run")
+    assert "would be in copy.db" in tilth(rows, *backup).stdout
+    assert not (rows / "copy.db").exists()
+
+
 def test_what_is_piped_on_holds_rows_alone(rows: Path) -> None:
     text = (rows / "rows.jsonl").read_text()
     for words in (("dedup", "-", "--out", "-"), ("convert", "-", "-", "--to", "chat")):

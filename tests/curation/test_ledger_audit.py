@@ -156,6 +156,18 @@ def test_a_backup_of_one_store_restores_into_the_other(tmp_path: Path, postgres_
     postgres.drop_schema(urls[1])
 
 
+def test_a_backup_of_another_workspace_is_refused_and_leaves_nothing(ledger: Ledger, tmp_path: Path) -> None:
+    saved = ledger.backup(tmp_path / "saved.db")
+    target = tmp_path / "there.db"
+    with pytest.raises(
+        UsageError, match=rf"backup of the workspace '{ledger.workspace}', and here is 'other'"
+    ):
+        restore(saved, f"sqlite:///{target}", workspace="other")
+    assert not target.exists()
+    restore(saved, f"sqlite:///{target}", workspace=ledger.workspace)
+    assert target.exists()
+
+
 def test_a_restore_never_replaces_a_ledger(ledger: Ledger, tmp_path: Path) -> None:
     saved = lived_in(ledger).backup(tmp_path / "saved.db")
     with pytest.raises(UsageError, match="a ledger already"):
