@@ -191,7 +191,6 @@ def ingest(
             total += _counted(book.expected(prepared.rows), prepared.bad)
             progress("reading", total.total(), None)
         return Ingested("", shape.name, shape.why, *(total[name] for name in OUTCOMES))
-    rule = {"mapping": asdict(mapping), "format": shape.name, "trust": trust}
     # Read before the ledger hears of it: a field that is not there leaves no ingest behind for `--undo` to find.
     first = list(islice(batches, 1))
     number = book.begin_ingest(
@@ -199,17 +198,13 @@ def ingest(
         file_name=path.name,
         file_digest=_file_digest(path),
         format=shape.name,
-        rule=rule,
+        rule={"mapping": asdict(mapping), "format": shape.name, "trust": trust},
         trust=trust,
     )
     reserved: list[str] = []
     with engine.without_collector():
         for prepared in chain(first, batches):
-            added = book.add_rows(number, prepared.rows)
-            bad = [*prepared.bad, *prepared.conflicts(path.name, added.conflicts)]
-            if bad:
-                book.add_quarantine(number, bad)
-            total += _counted(added, prepared.bad)
+            total += _store(book, number, path.name, prepared)
             if eval_set:
                 reserved += prepared.rows.ids
             progress("reading", total.total(), None)
@@ -217,6 +212,14 @@ def ingest(
         book.reserve(eval_set, [(record, "test") for record in dict.fromkeys(reserved)])
     book.end_ingest(number)
     return Ingested(number, shape.name, shape.why, *(total[name] for name in OUTCOMES))
+
+
+def _store(book: Ledger, number: str, file: str, prepared: intake.Prepared) -> Counter[str]:
+    """Store one batch, and set aside what could not be read or contradicts what is known; rows by outcome."""
+    added = book.add_rows(number, prepared.rows)
+    if bad := [*prepared.bad, *prepared.conflicts(file, added.conflicts)]:
+        book.add_quarantine(number, bad)
+    return _counted(added, prepared.bad)
 
 
 def _counted(added: Added, bad: Sized) -> Counter[str]:
