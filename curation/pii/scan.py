@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from curation.errors import UsageError
-from curation.pii import labels, models, phones
+from curation.pii import labels, models, outside, phones, presidio
 from curation.pii.fold import encoded, fold, unwrapped
 from curation.pii.patterns import Deadline, Layer, PatternLayer
 from curation.pii.rule import ScrubRule
@@ -42,6 +42,8 @@ Ahead = Mapping[tuple[int, str, str], list[Span]]
 
 
 def _patterns(rule: ScrubRule) -> Layer:
+    if not any(told and told[0] == "spacy" for told in map(outside.split, rule.layers)):
+        presidio.import_alone()
     return PatternLayer(rule.languages, threshold=rule.threshold)
 
 

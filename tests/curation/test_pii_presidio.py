@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from curation.pii import patterns, phones
 from curation.pii.patterns import Deadline, PatternLayer
 from curation.pii.rule import THRESHOLD, ScrubRule
-from curation.pii.scan import Scanner
+from curation.pii.scan import Scanner, layer_of
 from curation.pii.spans import Span, Unscanned
 from tests.bench.pii import PLAIN, SYNTH, TEMPLATES, Values, by_reference, reference_engine, sentences
 
@@ -369,3 +369,39 @@ def given_up(scanner: Scanner, text: str) -> str:
 @cache
 def attacked() -> Scanner:
     return Scanner(ScrubRule(timeout=1.5))
+
+
+HEAVY = """
+import json, sys
+from curation import pii
+from curation.pii import presidio
+if sys.argv[1:] == ["as-it-comes"]:
+    presidio._hidden = lambda names: __import__("contextlib").nullcontext()
+found = pii.Scanner(pii.ScrubRule(layers=("patterns",))).scan("write to ana@example.org")
+before = sorted(set(presidio.HEAVY) & set(sys.modules))
+import torch
+import transformers
+print(json.dumps({"before": before, "spans": [span.entity_type for span in found], "torch": torch.ones(2).sum().item()}))
+"""
+
+
+@pytest.mark.parametrize("way", ["alone", "as-it-comes"])
+def test_scanning_imports_no_library_that_runs_models_and_hides_none_from_others(way: str) -> None:
+    """In a process of its own, since these tests have imported everything. As Presidio comes, it imports them."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    words = [sys.executable, "-c", HEAVY, *([way] if way != "alone" else [])]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["before"] == ([] if way == "alone" else ["torch", "transformers"])
+    assert found["spans"] == ["EMAIL_ADDRESS"]
+    assert found["torch"] == 2.0
+
+
+def test_a_rule_with_a_layer_of_spacys_leaves_spacy_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("curation.pii.presidio.import_alone", lambda: asked.append("alone"))
+    layer_of("patterns", ScrubRule(layers=("patterns", "spacy:none_such")))
+    assert asked == []
+    layer_of("patterns", ScrubRule(layers=("patterns", "names")))
+    assert asked == ["alone"]
