@@ -139,17 +139,26 @@ def select(
     strategy: Annotated[str, typer.Option(help="From tilth.toml by default.")] = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Show which records the next round would ask about, and why each."""
+    """Show which records the next round would ask about, and why each. Scores are kept for that round."""
     from curation import loop
     from curation.acquisition import RELABEL
 
     with session.workspace() as opened, session.progress() as meter:
+        if dry_run:
+            cost = {
+                "records": opened.ledger.counts()["records"],
+                "batch": batch or opened.config.acquisition.batch,
+            }
+            session.report(
+                {**cost, "dry_run": True}, "would score the records and choose a batch\n" + lines(cost, "  ")
+            )
+            return
         picked = loop.preview(loop_of(opened, annotator, meter, batch, strategy))
     rows = [(p["record"][:12], p["arm"], "yes" if p["blind"] else "", p["reason"]) for p in picked]
     relabels = sum(p["arm"] == RELABEL for p in picked)
     text = grid(rows, ("record", "arm", "blind", "reason"))
     text += f"\n{relabels} of {len(picked)} had answers before" if relabels else ""
-    session.report({"selection": picked, "relabels": relabels, "dry_run": dry_run}, text)
+    session.report({"selection": picked, "relabels": relabels}, text)
 
 
 @app.command(epilog="Example: tilth push --question quality --count 40")
