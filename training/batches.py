@@ -19,7 +19,7 @@ from training.examples import IGNORED, Encoded
 from training.rows import epoch_rows
 
 WINDOW = 16
-"""Rows are sorted by length within this many updates: enough to save the padding, few enough to keep updates random."""
+"""Where rows are grouped by length, they are sorted within this many updates: enough to save nearly all the padding."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ class Updates:
     seed: int
     temperature: float = 1.0
     mixture: tuple[tuple[str, float], ...] = ()
+    grouped: bool = False
 
     @property
     def per_epoch(self) -> int:
@@ -134,7 +135,19 @@ class Updates:
 def _epoch(updates: Updates, epoch: int) -> list[list[int]]:
     rng = np.random.default_rng([updates.seed, epoch])
     order = epoch_rows(updates.tasks, updates.temperature, rng, dict(updates.mixture))
-    return group_by_length(order.tolist(), updates.lengths, updates.batch, rng)
+    if updates.grouped:
+        return group_by_length(order.tolist(), updates.lengths, updates.batch, rng)
+    return as_drawn(order.tolist(), updates.lengths, updates.batch)
+
+
+def as_drawn(order: Sequence[int], lengths: Sequence[int], batch: int) -> list[list[int]]:
+    """``order`` cut into groups of ``batch`` rows as they come, each group the shortest first.
+
+    >>> as_drawn([3, 0, 2, 1], (5, 9, 7, 6), 2)
+    [[0, 3], [2, 1]]
+    """
+    starts = range(0, len(order), batch)
+    return [sorted(order[start : start + batch], key=lambda i: lengths[i]) for start in starts]
 
 
 def group_by_length(
@@ -142,7 +155,8 @@ def group_by_length(
 ) -> list[list[int]]:
     """``order`` cut into groups of ``batch`` rows of about the same length, the groups in random order.
 
-    Rows are sorted within windows of :data:`WINDOW` groups only, so that what meets in a group differs from epoch to epoch.
+    It saves padding and costs learning: an update then holds long rows or short ones, never both. Rows are sorted within
+    windows of :data:`WINDOW` groups only, so that what meets in a group differs from epoch to epoch.
     """
     groups = []
     for start in range(0, len(order), batch * WINDOW):

@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from curation.errors import MissingExtra, TilthError
 from training import loss as losses
+from training.attention import rows_apart
 from training.batches import Batch, Updates, pack, pad
 from training.checkpoint import Keeper, Saved, optimizer_tensors, restore_optimizer
 from training.peers import ALONE, Peers
@@ -49,13 +51,17 @@ class State:
 
 @dataclass(frozen=True)
 class Task:
-    """All that a training needs beside the model: rows, recipe, and who watches, keeps and takes part."""
+    """All that a training needs beside the model: rows, recipe, and who watches, keeps and takes part.
+
+    With ``packing`` rows lie end to end in lines as long as a row may be, or all in ``one_line``, which :func:`fit` decides.
+    """
 
     lesson: Lesson
     held: Sequence[Any]
     recipe: Recipe
     pad_token_id: int
     packing: bool = False
+    one_line: bool = False
     bf16: bool = False
     keeper: Keeper | None = None
     save_every: int | None = None
@@ -69,7 +75,8 @@ class Task:
         lengths = tuple(len(row.input_ids) for row in self.lesson.rows)
         recipe = self.recipe
         tasks = tuple(self.lesson.tasks)
-        return Updates(lengths, tasks, recipe.batch, recipe.seed, recipe.temperature, recipe.mixture)
+        how = (recipe.temperature, recipe.mixture, recipe.length_grouping)
+        return Updates(lengths, tasks, recipe.batch, recipe.seed, *how)
 
     @property
     def steps(self) -> int:
@@ -83,6 +90,11 @@ def fit(model: Any, task: Task) -> State:
     With held-out rows the weights are those of the best measurement. Raises :class:`TilthError` where the loss is not a
     number, and whatever ``task.holds`` raises when this run is no longer the one that may write.
     """
+    with rows_apart(model) if task.packing else nullcontext(False) as apart:
+        return _fit(model, replace(task, one_line=apart))
+
+
+def _fit(model: Any, task: Task) -> State:
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(list(trained.values()), task.recipe)
     state = restore(task.keeper.newest() if task.keeper else None, model, trained, optimizer)
@@ -158,9 +170,10 @@ def pieces(chosen: Sequence[int], size: int) -> list[Sequence[int]]:
 
 
 def lay_out(rows: Sequence[Any], weights: Sequence[float], task: Task) -> Batch:
-    """The rows as tensors: padded, or packed into lines as long as rows may be."""
+    """The rows as tensors: padded, or packed into one line or several."""
     if task.packing:
-        return pack(rows, weights, task.pad_token_id, task.recipe.max_length)
+        width = None if task.one_line else task.recipe.max_length
+        return pack(rows, weights, task.pad_token_id, width)
     return pad(rows, weights, task.pad_token_id)
 
 

@@ -14,6 +14,7 @@ import torch
 
 from curation.errors import TilthError, UsageError
 from training import loss
+from training.attention import rows_apart
 from training.batches import Batch, pack, pad
 from training.examples import IGNORED, Encoded, preview
 
@@ -43,7 +44,11 @@ def check_loss(
             where="train",
             next="Do not train this base with these versions; report it",
         )
-    if packing and _apart(together, token_losses(model, pack(some, heavy, pad_token_id, None))) > near:
+    if not packing:
+        return
+    with rows_apart(model):
+        packed = token_losses(model, pack(some, heavy, pad_token_id, None))
+    if _apart(together, packed) > near:
         raise UsageError(
             "packed rows see each other in this architecture", where="train", next="Train without packing"
         )

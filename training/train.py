@@ -28,9 +28,10 @@ from curation.errors import TilthError, UsageError
 from curation.records import canonical_json, digest
 from training import card, guards, memory, preferences, registry, tracking
 from training.adapters import attach, resume
+from training.attention import suits
 from training.checkpoint import Keeper, place_of, workplace
 from training.fit import Diverged, State, Task, Watch, fit
-from training.loss import mean_loss
+from training.loss import causal_of, mean_loss
 from training.model import Base, Progress, load_base, load_tokenizer, out_of_memory, quiet, resolve_base
 from training.peers import Peers, join
 from training.recipe import Recipe
@@ -307,9 +308,15 @@ def _prepare(run: _Run, model: Any) -> Any:
 
 def _task(run: _Run, pad_token_id: int, **more: Any) -> Task:
     bf16 = run.recipe.precision == "bf16" or (run.recipe.precision == "auto" and run.device.type == "cuda")
-    packing = run.recipe.packing if run.recipe.packing is not None else run.device.type == "cuda"
-    return Task(run.lesson, run.measured.rows, run.recipe, pad_token_id, packing=packing, bf16=bf16, peers=run.peers,
+    return Task(run.lesson, run.measured.rows, run.recipe, pad_token_id, bf16=bf16, peers=run.peers,
                 save_every=run.save_every, **more)  # fmt: skip
+
+
+def _packed(run: _Run, model: Any) -> bool:
+    """Whether rows are laid end to end: as the recipe says, or where nothing is lost by it."""
+    if run.recipe.packing is not None:
+        return run.recipe.packing
+    return run.device.type == "cuda" or suits(causal_of(model))
 
 
 def _supervise(
@@ -317,7 +324,8 @@ def _supervise(
 ) -> State:
     pad = tokenizer.pad_token_id
     holds = run.sink.holds if run.sink else None
-    task = _task(run, pad, keeper=Keeper(place, name), watch=_watcher(run, tracker), holds=holds)
+    keeper, watch = Keeper(place, name), _watcher(run, tracker)
+    task = _task(run, pad, packing=_packed(run, model), keeper=keeper, watch=watch, holds=holds)
     weights = level_weights(run.lesson.rows, run.lesson.weights)
     guards.check_loss(model, run.lesson.rows, weights, pad, packing=task.packing)
     state = fit(model, task)

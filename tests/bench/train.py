@@ -100,7 +100,8 @@ def ours(rows: Rows, base: str, steps: int, batch: int, seed: int = 0) -> dict[s
     model = attach(model, recipe)
     lesson = encode_rows(split_rows(rows, None), tokenizer, LONGEST, "lora")
     losses: list[float] = []
-    task = Task(lesson, (), recipe, tokenizer.pad_token_id, watch=lambda told: losses.append(told["loss"]))
+    watch = lambda told: losses.append(told["loss"])  # noqa: E731
+    task = Task(lesson, (), recipe, tokenizer.pad_token_id, packing=True, watch=watch)
     cpu, wall = time.process_time(), time.monotonic()
     state = fit(model, task)
     speed = _speed(state.tokens, cpu, wall)
