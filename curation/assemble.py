@@ -20,7 +20,7 @@ from curation import consensus, pii, records, snapshot, voting
 from curation.config import settings
 from curation.consensus import Consensus, Opinion
 from curation.curate import BLOCKING, STAGES, Rules, blocked, require_covered, save_table, tally, without
-from curation.engine import without_collector
+from curation.engine import cores, without_collector
 from curation.examples import Lineage, example_tables
 from curation.ledger import Function, Question
 from curation.marks import left_in, marked
@@ -52,7 +52,9 @@ def vote(workspace: Workspace, *, progress: Progress = silent) -> dict[str, Any]
         without(view(workspace, rule=rules.scrub), {r for r, role in roles.items() if role == "test"})
     )
     chosen = voting.functions_for(functions, question.classes)
-    votes = voting.apply_functions(chosen, rows, classes=question.classes, limits=voting.Limits())
+    votes = voting.apply_functions(
+        chosen, rows, classes=question.classes, limits=voting.Limits(), processes=cores()
+    )
     gold = _dev_gold(workspace, question, roles, rules, votes)
     probabilities, report = voting.label(votes, model=workspace.config.functions.label_model, gold=gold)
     reserved = set(roles)

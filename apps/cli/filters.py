@@ -122,7 +122,7 @@ def vote(
 
 
 def _vote_file(source: str, lfs: Path | None, votes: str, gold: str, model: str) -> tuple[Any, Any]:
-    from curation import formats, records, voting
+    from curation import engine, formats, records, voting
     from curation.errors import UsageError
 
     objects = list(formats.read_objects(source))
@@ -136,7 +136,9 @@ def _vote_file(source: str, lfs: Path | None, votes: str, gold: str, model: str)
         view = records.table(
             (_view_row(id, row) for id, row in zip(ids, (r for _, r in objects), strict=True)), records.VIEW
         )
-        matrix = voting.apply_functions(voting.find_functions(lfs), view, limits=voting.Limits())
+        matrix = voting.apply_functions(
+            voting.find_functions(lfs), view, limits=voting.Limits(), processes=engine.cores()
+        )
     if gold and not any(gold in row for _, row in objects):
         raise UsageError(f"there is no field {gold!r}", where=f"--gold: {source}")
     truth = voting.read_gold([row.get(gold) for _, row in objects], matrix.classes) if gold else None

@@ -1,4 +1,4 @@
-"""Running labeling functions over a view: here, or in a process of their own with limits.
+"""Running labeling functions over a view: here, or in processes of their own with limits.
 
 A function that fails on a row abstains there; the failure is counted and its first case kept in words, and
 the other functions go on. The limits are for accidents of trusted code (a loop, a fork, a huge allocation),
@@ -16,9 +16,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +53,15 @@ def apply_functions(
     *,
     classes: Sequence[str] | None = None,
     limits: Limits | None = None,
+    processes: int = 1,
 ) -> Votes:
     """Let every function vote on every row of ``view`` (:data:`curation.records.VIEW`; ``tags`` may stand
     beside).
 
     ``classes`` are those of the Question; without them, the ones the functions declare. With ``limits`` the
-    functions run in another process, without network and without children of their own: they must come from
-    :func:`find_functions`. An empty view gives an empty matrix. Raises :class:`UsageError` for functions of
-    other classes, :class:`MissingExtra` without Snorkel.
+    functions run in other processes, in ``processes`` of them where the rows are many, without network and without
+    children of their own: they must come from :func:`find_functions`. An empty view gives an empty matrix. Raises
+    :class:`UsageError` for functions of other classes, :class:`MissingExtra` without Snorkel.
     """
     names = tuple(classes) if classes is not None else _declared(functions)
     functions_for(functions, names)
@@ -65,7 +69,7 @@ def apply_functions(
         rows = list(rows_of(view))
         columns = [run_one(function, rows, names) for function in functions]
     else:
-        columns = _run_apart(functions, view, names, limits)
+        columns = _run_apart(functions, view, names, limits, processes)
     matrix = np.full((len(view), len(functions)), ABSTAIN, np.int16)
     for j, (column, _) in enumerate(columns):
         matrix[:, j] = column
@@ -169,59 +173,86 @@ def _declared(functions: Sequence[Function]) -> tuple[str, ...]:
 
 _START = "from curation.voting.worker import main; main()"
 _START_SECONDS = 180.0  # importing Snorkel on a busy machine
+_MANY = 10_000  # rows that make up for the start of a second worker
+_LOOK = 0.2  # seconds between two looks at whether all is over
 
 
 def _run_apart(
-    functions: Sequence[Function], view: pa.Table, classes: Sequence[str], limits: Limits
+    functions: Sequence[Function], view: pa.Table, classes: Sequence[str], limits: Limits, processes: int
 ) -> list[Column]:
+    """The functions dealt out to ``processes`` workers, or all to one where there are few rows to vote on.
+
+    Each worker is waited for by a thread; whatever ends this call ends them all.
+    """
+    _snorkel()
+    lanes = max(1, min(processes, len(functions))) if len(view) >= _MANY else 1
+    stop = threading.Event()
+    with tempfile.TemporaryDirectory(prefix="tilth-vote-") as name, ThreadPoolExecutor(lanes) as pool:
+        source = Path(name) / "view.arrow"
+        feather.write_feather(view, str(source), compression="uncompressed")
+        work = partial(_lane, job=_Job(source, len(view), classes, limits, stop))
+        try:
+            found = list(pool.map(work, [functions[lane::lanes] for lane in range(lanes)]))
+        finally:
+            stop.set()
+    return [found[i % lanes][i // lanes] for i in range(len(functions))]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all workers share: the view's file and its rows, the classes, the limits, and word that all is over."""
+
+    view: Path
+    rows: int
+    classes: Sequence[str]
+    limits: Limits
+    stop: threading.Event
+
+
+def _lane(functions: Sequence[Function], job: _Job) -> list[Column]:
     """One worker runs the functions in turn; when one kills it, that one has failed and a new worker takes
     the rest.
     """
-    _snorkel()
-    with tempfile.TemporaryDirectory(prefix="tilth-vote-") as name:
-        folder = Path(name)
-        feather.write_feather(view, str(folder / "view.arrow"), compression="uncompressed")
-        columns: list[Column] = []
+    columns: list[Column] = []
+    with tempfile.TemporaryDirectory(dir=job.view.parent) as name:
         while len(columns) < len(functions):
-            left = functions[len(columns) :]
-            columns += _one_worker(left, folder, len(view), classes, limits)
+            columns += _one_worker(functions[len(columns) :], Path(name), job)
     return columns
 
 
-def _one_worker(
-    functions: Sequence[Function], folder: Path, rows: int, classes: Sequence[str], limits: Limits
-) -> list[Column]:
+def _one_worker(functions: Sequence[Function], folder: Path, job: _Job) -> list[Column]:
     """The columns of the functions that this worker finished, and of the one that ended it, if one did."""
-    _write_job(functions, folder, classes, limits)
+    _write_job(functions, folder, job)
     columns: list[Column] = []
-    with _worker(folder) as events:
+    with _worker(folder, job.stop) as events:
         for function in functions:
             if not columns and (problem := events.until(_START_SECONDS)):
                 raise UsageError(f"the functions' process did not start: {problem}", next=_stderr(folder))
-            problem = events.until(limits.seconds + 2 * limits.row_seconds)
+            problem = events.until(job.limits.seconds + 2 * job.limits.row_seconds)
             if problem:
                 failed = Failures(
-                    function.name, rows, "", printable(f"it {problem}, so it abstains everywhere")
+                    function.name, job.rows, "", printable(f"it {problem}, so it abstains everywhere")
                 )
-                return [*columns, (np.full(rows, ABSTAIN, np.int16), failed)]
+                return [*columns, (np.full(job.rows, ABSTAIN, np.int16), failed)]
             columns.append((np.fromfile(folder / f"{len(columns)}.votes", np.int16), Failures(**events.last)))
     return columns
 
 
-def _write_job(functions: Sequence[Function], folder: Path, classes: Sequence[str], limits: Limits) -> None:
-    job = {
+def _write_job(functions: Sequence[Function], folder: Path, job: _Job) -> None:
+    told = {
+        "view": str(job.view),
         "functions": [{"path": str(f.path), "name": f.name, "digest": f.digest} for f in functions],
-        "classes": list(classes),
-        "limits": asdict(limits),
+        "classes": list(job.classes),
+        "limits": asdict(job.limits),
     }
-    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    (folder / "job.json").write_text(json.dumps(told), encoding="utf-8")
 
 
 class _Events:
-    """JSON lines from the worker, each awaited with a deadline."""
+    """JSON lines from the worker, each awaited with a deadline, and no longer once ``stop`` is set."""
 
-    def __init__(self, pipe: int, process: subprocess.Popen[bytes]) -> None:
-        self.pipe, self.process, self.buffer = pipe, process, b""
+    def __init__(self, pipe: int, process: subprocess.Popen[bytes], stop: threading.Event) -> None:
+        self.pipe, self.process, self.stop, self.buffer = pipe, process, stop, b""
         self.last: dict[str, Any] = {}
         self.selector = selectors.DefaultSelector()
         self.selector.register(pipe, selectors.EVENT_READ)
@@ -230,8 +261,13 @@ class _Events:
         """Wait for the next line and keep it in ``last``; returns what went wrong, or nothing."""
         deadline = time.monotonic() + seconds
         while b"\n" not in self.buffer:
-            if not self.selector.select(max(0.0, deadline - time.monotonic())):
-                return f"ran for more than {seconds:.0f} s"
+            left = deadline - time.monotonic()
+            if not self.selector.select(min(_LOOK, max(0.0, left))):
+                if self.stop.is_set():
+                    raise InterruptedError("voting was stopped")
+                if left <= 0:
+                    return f"ran for more than {seconds:.0f} s"
+                continue
             chunk = os.read(self.pipe, 65536)
             if not chunk:
                 return f"ended its process (exit status {self.process.wait()})"
@@ -242,7 +278,7 @@ class _Events:
 
 
 @contextlib.contextmanager
-def _worker(folder: Path) -> Iterator[_Events]:
+def _worker(folder: Path, stop: threading.Event) -> Iterator[_Events]:
     """A worker in a session of its own, ended with all its children when the block ends."""
     reading, writing = os.pipe()
     root = str(Path(__file__).resolve().parents[2])
@@ -259,7 +295,7 @@ def _worker(folder: Path) -> Iterator[_Events]:
         )
     os.close(writing)
     try:
-        yield _Events(reading, process)
+        yield _Events(reading, process, stop)
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

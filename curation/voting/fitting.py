@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from curation.calibration import Floats, fit_temperature, softmax, temper
+from curation.calibration import Floats, even_draw, fit_temperature, softmax, temper
 from curation.voting.functions import ABSTAIN
 from curation.voting.matrix import Matrix
 from curation.voting.models import Corrected, LabelModel, Majority, Weighted
 
 _CELLS = 20_000_000  # one-hot cells that a fit may hold at once; more rows than that are sampled
+_GOLD = 10_000  # rows with gold that weights are learnt from: dozens for every weight, in seconds
 _PRECISION = 0.7  # how often a function is expected to be right before its votes are looked at
 
 
@@ -101,8 +102,10 @@ class _Patterns:
     def of(cls, matrix: Matrix, k: int) -> _Patterns:
         rows, times = np.unique(matrix, axis=0, return_counts=True)
         said = np.stack([rows == v for v in range(-1, k)], axis=2).astype(np.float64)
-        votes = np.moveaxis(said[:, :, 1:], 2, 0)
-        return cls(rows, times.astype(np.float64), said, np.swapaxes(votes * times[:, None], 1, 2) @ votes)
+        together = [
+            (here * times[:, None]).T @ here for here in ((rows == v).astype(np.float64) for v in range(k))
+        ]
+        return cls(rows, times.astype(np.float64), said, np.stack(together))
 
     @property
     def shares(self) -> Floats:
@@ -123,10 +126,8 @@ class _Patterns:
         """
         spoke = (self.rows != ABSTAIN).astype(np.float64)
         both = (spoke * self.times[:, None]).T @ spoke
-        named = self.said[:, :, 1:] * self.times[:, None, None]
-        mine = np.stack(
-            [named[:, :, v].T @ spoke for v in range(named.shape[2])]
-        )  # i's votes where j votes too
+        named = ((self.rows == v) * self.times[:, None] for v in range(len(self.together)))
+        mine = np.stack([votes.T @ spoke for votes in named])  # i's votes where j votes too
         known = np.maximum(both, 1.0)
         agree, luck = self.together.sum(0) / known, (mine * np.swapaxes(mine, 1, 2)).sum(0) / known**2
         alike = (both >= _SHARED) & (agree - luck >= _ECHO * (1 - luck)) & (luck < 0.99)
@@ -245,10 +246,10 @@ def fit_weighted(
     Multinomial logistic regression of the class on the votes, one weight per function and class it names, with the
     base model's tempered log-probabilities as offset and an L2 ``penalty``: with little gold the base model answers,
     with much the gold does, and functions that repeat each other share their weight. ``gold`` holds class indices;
-    rows with another index, or without votes, are left out. Böhning's (1992) bound on the curvature makes every step
-    an improvement.
+    rows with another index, or without votes, are left out, and of more than ``_GOLD`` an even draw teaches. Böhning's
+    (1992) bound on the curvature makes every step an improvement.
     """
-    known = (gold >= 0) & (gold < k) & (matrix != ABSTAIN).any(1)
+    known = even_draw(np.flatnonzero((gold >= 0) & (gold < k) & (matrix != ABSTAIN).any(1)), _GOLD)
     rows, truth = matrix[known], gold[known]
     start = base.proba(rows)
     temperature = fit_temperature(start, truth)
@@ -289,7 +290,4 @@ def head_count(matrix: Matrix, k: int) -> Floats:
 
 def sample(matrix: Matrix, k: int) -> Matrix:
     """All rows, or an even draw of them where their one-hot form would not fit."""
-    most = max(1000, _CELLS // max(1, matrix.shape[1] * (1 + k)))
-    if len(matrix) <= most:
-        return matrix
-    return matrix[np.sort(np.random.default_rng(0).choice(len(matrix), most, replace=False))]
+    return even_draw(matrix, max(1000, _CELLS // max(1, matrix.shape[1] * (1 + k))))

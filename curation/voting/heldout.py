@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from curation.calibration import Floats
+from curation.calibration import Floats, even_draw
 from curation.voting.matrix import Matrix
 from curation.voting.models import LabelModel
 
@@ -22,7 +22,7 @@ def vote_likelihood(model: LabelModel, matrix: Matrix, k: int) -> float:
     The class is inferred from all functions but ``j``; what function ``j`` says under each class is counted on half
     of the rows and judged on the other half, both ways round. Abstaining is a vote like any other here. Without rows: 0.
     """
-    rows = _draw(matrix)
+    rows = even_draw(matrix, _ROWS)
     if len(rows) < 2:
         return 0.0
     half = np.random.default_rng(0).permutation(len(rows)) % 2
@@ -40,9 +40,3 @@ def _foreseen(belief: Floats, column: Matrix, half: npt.NDArray[np.int64], k: in
         at = (np.arange(tried.sum()), column[tried] + 1)
         gain += float((np.log((belief[tried] @ table.T)[at]) - np.log(share[at[1]])).sum())
     return gain / len(column)
-
-
-def _draw(matrix: Matrix) -> Matrix:
-    if len(matrix) <= _ROWS:
-        return matrix
-    return matrix[np.sort(np.random.default_rng(0).choice(len(matrix), _ROWS, replace=False))]

@@ -1,8 +1,7 @@
 """The process in which labeling functions run apart: watched, short of memory, without network or children.
 
-Started by ``curation.voting.apply`` with a folder (``view.arrow``, ``job.json``) and the number of a pipe. It
-answers one JSON line when it is ready and one per finished function; the votes themselves go to
-``<n>.votes``.
+Started by ``curation.voting.apply`` with a folder that holds ``job.json``, and the number of a pipe. It answers one
+JSON line when it is ready and one per finished function; the votes themselves go to ``<n>.votes``.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def main() -> None:
     """Run the job of the folder named on the command line, telling the pipe after each function."""
     folder, pipe = Path(sys.argv[1]), int(sys.argv[2])
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    rows = list(rows_of(feather.read_table(str(folder / "view.arrow"))))
+    rows = list(rows_of(feather.read_table(job["view"])))
     _snorkel()
     limits = job["limits"]
     _limit_memory(limits["memory"])

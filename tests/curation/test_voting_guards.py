@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
+import time
 
 import pytest
 
@@ -53,6 +56,97 @@ def test_the_worker_without_its_guards_lets_programs_memory_and_loops_through(tm
     else:
         assert columns["starts_a_program"] == columns["takes_half_a_gigabyte"] == [0, 0]
         assert columns["loops_on_one_row"] == [-1, -1], "one row cost the function every other one"
+
+
+def test_two_workers_vote_like_one_and_a_function_that_ends_its_worker_ends_no_other(tmp_path, monkeypatch):
+    source = """
+        import os
+
+        @labeling_function(classes=["spam", "ham"])
+        def first(row):
+            return "spam" if "bad" in row.prompt else "ham"
+
+        @labeling_function(classes=["spam"])
+        def dies(row):
+            os._exit(7)
+
+        @labeling_function(classes=["ham"])
+        def third(row):
+            return "ham" if "good" in row.prompt else None
+
+        @labeling_function(classes=["spam"])
+        def raises(row):
+            raise ValueError(row.prompt)
+
+        @labeling_function(classes=["spam"])
+        def last(row):
+            return "spam"
+    """
+    monkeypatch.setattr(apply, "_MANY", 1)
+    functions, rows = find_functions(module(tmp_path, source)), view("bad", "good")
+    one, two = (apply_functions(functions, rows, limits=Limits(), processes=n) for n in (1, 2))
+    assert two.matrix.tolist() == one.matrix.tolist() == [[0, -1, -1, -1, 0], [1, -1, 1, -1, 0]]
+    assert two.failures == one.failures
+    assert [f.function for f in two.failures] == ["dies", "raises"]
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_whoever_interrupts_ends_every_worker_and_without_the_word_they_go_on(tmp_path, monkeypatch, guarded):
+    source = """
+        import time
+        from pathlib import Path
+
+        def waits(row, name):
+            Path(row.prompt, name + " began").touch()
+            time.sleep(8)
+            Path(row.prompt, name + " ended").touch()
+            return "spam"
+
+        @labeling_function(classes=["spam"])
+        def one(row):
+            return waits(row, "one")
+
+        @labeling_function(classes=["spam"])
+        def two(row):
+            return waits(row, "two")
+    """
+    monkeypatch.setattr(apply, "_MANY", 1)
+    if not guarded:
+        monkeypatch.setattr(apply._Events, "until", _deaf(apply._Events.until))
+    functions = find_functions(module(tmp_path, source))
+
+    def interrupt() -> None:
+        while len(list(tmp_path.glob("* began"))) < 2:
+            time.sleep(0.05)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(
+        apply.ThreadPoolExecutor, "map", _interrupted(apply.ThreadPoolExecutor.map, interrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        apply_functions(functions, view(str(tmp_path)), limits=Limits(row_seconds=60), processes=2)
+    assert len(list(tmp_path.glob("* ended"))) == (0 if guarded else 2)
+
+
+def _deaf(until):
+    """The same, without hearing that all is over."""
+
+    def waits(self, seconds):
+        self.stop = threading.Event()
+        return until(self, seconds)
+
+    return waits
+
+
+def _interrupted(work, interrupt):
+    """The same, with Ctrl-C while it is waited for."""
+
+    def begun(self, *arguments):
+        found = work(self, *arguments)
+        interrupt()
+        return found
+
+    return begun
 
 
 def test_without_the_net_a_function_that_raises_stops_the_run(monkeypatch):
