@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import snapshot
+from curation.acquisition import RELABEL
 from curation.assemble import compose, freeze, one_per_record, reserved_records, vote
 from curation.choosing import picked_for, pool, score, select
 from curation.curate import Rules, blocked, curate, load_artifact, load_table, without
@@ -214,7 +215,8 @@ def _collect(loop: Run, number: int, chosen: Mapping[str, Any]) -> Waiting | Non
 def _voices(loop: Run, arm: str) -> Voices:
     """Whose Labels an arm learns from. In a simulation the twin has annotators of its own, whom the strategy ignores.
 
-    With real people the twin learns from the control arm of every batch so far.
+    With real people the twin learns from the control arm of every batch so far, but not from what was asked about it once
+    more: those records were chosen by what they are worth, and nobody who draws at random would have asked.
     """
     workspace = loop.workspace
     if loop.annotator.simulated:
@@ -224,7 +226,18 @@ def _voices(loop: Run, arm: str) -> Voices:
     if arm == MAIN:
         return Voices()
     control = frozenset(record for record, (which, _) in arms(workspace).items() if which == "control")
-    return Voices(records=control)
+    return Voices(records=control, unheard=_asked_again(workspace))
+
+
+def _asked_again(workspace: Workspace) -> frozenset[str]:
+    """The Showings of records that had answers when they were chosen."""
+    again = {
+        (chosen.id, item.record)
+        for chosen in workspace.ledger.selections()
+        for item in chosen.items
+        if item.arm == RELABEL
+    }
+    return frozenset(s.id for s in workspace.ledger.showings() if (s.selection, s.record) in again)
 
 
 def _freeze(loop: Run, number: int) -> dict[str, Any]:

@@ -25,12 +25,13 @@ class Voices:
     """Whose Labels count: everybody's less ``silent``, or only those of ``only``; functions too where ``weak``.
 
     Two arms of one experiment train on the same records' worth of different people's Labels, so an author can be left
-    out by opaque id.
+    out by opaque id, and so can what was answered on given ``unheard`` Showings.
     """
 
     only: frozenset[str] = frozenset()
     silent: frozenset[str] = frozenset()
     records: frozenset[str] | None = None
+    unheard: frozenset[str] = frozenset()
     weak: bool = True
     sources: bool = True
 
@@ -54,15 +55,15 @@ def opinions(
     rows = scrubbed_labels(workspace, Rules(workspace), kinds, records)
     latest: dict[tuple[str, str, str], Opinion] = {}
     shown = _accepted(workspace, question, rows) if question.kind == "accept" else {}
-    names = ("record", "label", "author", "kind", "body", "question")
+    names = ("record", "label", "author", "kind", "body", "question", "showing")
     columns = (rows[name].to_pylist() for name in names)
-    for record, label, author, kind, body, asked in zip(*columns, strict=True):
+    for record, label, author, kind, body, asked, showing in zip(*columns, strict=True):
         if kind == "person" and question.name and asked not in (None, question.name):
             continue
         if kind == "person" and question.kind == "accept":
             body = shown.get(label)
         value = None if body is None else question_value(question, body)
-        if value is None or not voices.hears(author):
+        if value is None or not voices.hears(author) or showing in voices.unheard:
             continue
         if voices.records is not None and record not in voices.records:
             continue

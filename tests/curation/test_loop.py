@@ -20,6 +20,7 @@ from curation.curate import Rules
 from curation.errors import UsageError
 from curation.formats import Mapping
 from curation.loop import run
+from curation.opinions import opinions
 from curation.people import Simulated
 from curation.people.through import Through
 from curation.question import current
@@ -348,15 +349,19 @@ def answer(folder: Path, said: dict[tuple[str, int], tuple[str, str]], otherwise
         writer.writerows(rows)
 
 
-def disputed_round(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """A first round by two people who disagree on three records; those records, and everybody's true class."""
+def disputed_round(folder: Path, *arms: str) -> tuple[list[str], dict[str, str]]:
+    """A first round by two people who disagree on three records (of the ``arms``, if any are named); those records, and
+    everybody's true class.
+    """
     rows = inquiries(200)
     made = with_references(folder, [{k: v for k, v in row.items() if k != "gold"} for row in rows])
     text = (made / "tilth.toml").read_text()
     (made / "tilth.toml").write_text(text.replace("annotators_per_record = 1", "annotators_per_record = 2"))
     gold = {row["prompt"]: row["gold"] for row in rows}
     play(made, 1, people.files())
-    records = sorted({row["record"] for row in form(made)})[:3]
+    with open_workspace(made, actor="ana") as opened:
+        arm_of = {item.record: item.arm for chosen in opened.ledger.selections() for item in chosen.items}
+    records = [r for r in sorted({row["record"] for row in form(made)}) if not arms or arm_of[r] in arms][:3]
     truth = {row["record"]: gold[row["prompt"]] for row in form(made)}
     wrong = {r: next(name for name in CLASSES if name != truth[r]) for r in records}
     answer(made, {(r, 1): ("p1", wrong[r]) for r in records}, gold)
@@ -394,6 +399,31 @@ def test_records_on_which_people_disagree_are_asked_about_again_and_the_run_says
     with open_workspace(folder, actor="ana") as opened:
         standing = opened.ledger.decisions(stage="consensus", rule=Rules(opened).consensus)
         assert not standing.num_rows, "two of three agree: nothing is left to a curator"
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_the_random_twin_does_not_hear_what_was_said_of_its_records_when_they_were_chosen_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    folder = tmp_path / "w"
+    disputed, gold = disputed_round(folder, "control")
+    play(folder, 2, people.files())
+    truth = {row["record"]: gold[row["prompt"]] for row in form(folder)}
+    answer(folder, {(r, 2): ("p2", truth[r]) for r in disputed}, gold)
+    play(folder, 2, people.files())
+    if not guarded:
+        monkeypatch.setattr(loop, "_asked_again", lambda workspace: frozenset())
+    with open_workspace(folder, actor="ana") as opened:
+        run = Run(opened, ToyLearner(opened), people.files(), "files")
+        heard = {
+            arm: Counter(
+                o.record for o in opinions(opened, current(opened), loop._voices(run, arm), {"person"})
+            )
+            for arm in (MAIN, TWIN)
+        }
+    assert [heard[MAIN][r] for r in disputed] == [3, 3, 3]
+    assert [heard[TWIN][r] for r in disputed] == [2 if guarded else 3] * 3
+    assert set(heard[TWIN]) < set(heard[MAIN]), "and nothing but its own arm"
 
 
 def test_who_is_asked_again_has_the_new_records_of_the_batch_to_do_too(
