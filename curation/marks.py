@@ -1,6 +1,7 @@
 """Personal data that people marked: what scanning missed, read from the answers to questions of kind ``spans``.
 
 A mark is a deny-list of one record: scrubbing replaces it there, and a record in which it still stands cannot be frozen.
+People mark what they see, which aliases are part of: those are cut out of a mark, since no source holds them.
 The marked text is personal data, so it leaves this module only to be looked for.
 """
 
@@ -28,18 +29,44 @@ def marked(workspace: Workspace) -> dict[str, tuple[pii.Mark, ...]]:
     if not asked:
         return {}
     rows = workspace.ledger.labels(kinds={"person"})
-    columns = (rows[name].to_pylist() for name in ("record", "question", "body"))
+    names = ("record", "question", "body", "showing")
+    marking = [
+        row for row in zip(*(rows[name].to_pylist() for name in names), strict=True) if row[1] in asked
+    ]
+    shown = {
+        s.id: s.suggestion or "" for s in workspace.ledger.showings([row[3] for row in marking if row[3]])
+    }
+    index = (
+        pii.AliasIndex(alias.alias for alias in workspace.ledger.aliases()) if marking else pii.AliasIndex()
+    )
     found: dict[str, dict[pii.Mark, None]] = {}
-    for record, question, body in zip(*columns, strict=True):
-        if question in asked:
-            found.setdefault(record, {}).update(dict.fromkeys(_marks(orjson.loads(body))))
+    for record, _, body, showing in marking:
+        marks = _marks(orjson.loads(body), shown.get(showing, ""), index)
+        found.setdefault(record, {}).update(dict.fromkeys(marks))
     return {record: tuple(marks) for record, marks in found.items() if marks}
 
 
-def _marks(spans: Iterable[Mapping[str, Any]]) -> Iterator[pii.Mark]:
+def _marks(spans: Iterable[Mapping[str, Any]], shown: str, index: pii.AliasIndex) -> Iterator[pii.Mark]:
     for span in spans:
-        if text := str(span["text"]).strip():
+        for text in _of_the_source(span, shown, index):
             yield pii.Mark(text, _TYPES.get(span["type"], span["type"]))
+
+
+def _of_the_source(span: Mapping[str, Any], shown: str, index: pii.AliasIndex) -> list[str]:
+    """What a mark holds beside the aliases and masks that it touches; nothing where it holds nothing else.
+
+    What is left beside an alias counts only where it tells something: it may be the "and" between two names.
+    """
+    text, start = str(span["text"]), int(span["start"])
+    if shown[start : start + len(text)] != text:
+        shown, start = text, 0
+    end = start + len(text)
+    ours = sorted((a, b) for a, b in pii.stand_ins(shown, index) if a < end and start < b)
+    if not ours:
+        return [text.strip()] if text.strip() else []
+    edges = [start, *(edge for place in ours for edge in place), end]
+    left = (shown[a:b].strip() for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b)
+    return [piece for piece in left if pii.is_telling(piece)]
 
 
 def left_in(tables: Iterable[pa.Table], marks: Marks) -> list[str]:

@@ -39,6 +39,10 @@ RECORDS = pa.schema(
 """Where records come from: ``tags`` is JSON, ``added`` the time of the write, ``visible`` false after an undo."""
 
 
+JUDGING = ("accept", "compare", "rubric", "spans")
+"""The kinds of questions whose Labels are opinions about an answer: verdicts, grades and marks, and no completions."""
+
+
 class Views(Store):
     """The view that stages read, labels, and texts."""
 
@@ -55,10 +59,11 @@ class Views(Store):
         """Candidate examples, record by record, in commit order: tables of :data:`curation.records.VIEW`.
 
         One row per record and label of ``kinds`` (by default all but gold); a record without any gives one row with
-        neither label nor completion. Records of undone ingests, erased texts and withdrawn labels are left out. With
-        ``scrub_rule``, messages and completions are as the latest ``scrub`` decision of that rule rewrote them: a
-        decision without label holds messages as canonical JSON, one with a label the completion. ``after`` is a
-        ``records.seq``; ``records`` restricts to those ids; ``labels_after`` to labels with a higher ``seq``.
+        neither label nor completion. What people said about an answer (:data:`JUDGING`) is none. Records of undone
+        ingests, erased texts and withdrawn labels are left out. With ``scrub_rule``, messages and completions are as
+        the latest ``scrub`` decision of that rule rewrote them: a decision without label holds messages as canonical
+        JSON, one with a label the completion. ``after`` is a ``records.seq``; ``records`` restricts to those ids;
+        ``labels_after`` to labels with a higher ``seq``.
         """
         wanted = None if records is None else self._numbers(records)
         while True:
@@ -200,9 +205,14 @@ def _completions(
     reader: Reader, span: _Span, kinds: str, labels_after: int
 ) -> dict[int, list[tuple[str, str, str]]]:
     newer = "AND l.seq > :after" if labels_after else ""
+    judging = "FROM questions q WHERE q.kind IN (" + ", ".join(f"'{kind}'" for kind in JUDGING) + ")"
+    answers = ""
+    if reader.all(f"SELECT 1 {judging} LIMIT 1"):
+        asked = f"SELECT 1 {judging} AND q.name = l.question AND q.version = l.question_version"
+        answers = f"AND (l.question IS NULL OR NOT EXISTS ({asked}))"
     statement = (
         "SELECT l.record_seq, l.id, l.kind, p.body FROM labels l JOIN payloads p ON p.digest = l.payload "
-        f"WHERE {kinds} {newer} AND p.body IS NOT NULL AND {VISIBLE_LABEL}"
+        f"WHERE {kinds} {newer} {answers} AND p.body IS NOT NULL AND {VISIBLE_LABEL}"
     )
     values = {"after": labels_after} if labels_after else {}
     found: dict[int, list[tuple[str, str, str]]] = {}

@@ -11,11 +11,20 @@ do.
 
 from __future__ import annotations
 
-from curation.pii.aliases import Alias, Aliaser, Collision, collisions
+from curation.pii.aliases import Alias, Aliaser, AliasIndex, Collision, collisions
 from curation.pii.outside import PACKAGES, located, split
 from curation.pii.rule import KEPT_TYPES, MODES, THRESHOLD, ScrubRule, rule_digest
 from curation.pii.scan import LAYERS, Scanner
-from curation.pii.scrub import Scrubbed, Scrubber, Unit, scrub_texts, scrub_view, stands_in
+from curation.pii.scrub import (
+    Scrubbed,
+    Scrubber,
+    Unit,
+    is_telling,
+    scrub_texts,
+    scrub_view,
+    stand_ins,
+    stands_in,
+)
 from curation.pii.spans import Edit, Mark, Span, Unscanned, resolve
 
 __all__ = [
@@ -25,6 +34,7 @@ __all__ = [
     "PACKAGES",
     "THRESHOLD",
     "Alias",
+    "AliasIndex",
     "Aliaser",
     "Collision",
     "Edit",
@@ -37,11 +47,13 @@ __all__ = [
     "Unit",
     "Unscanned",
     "collisions",
+    "is_telling",
     "located",
     "resolve",
     "rule_digest",
     "scrub_texts",
     "scrub_view",
     "split",
+    "stand_ins",
     "stands_in",
 ]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow as pa
 
 from curation.pii import outside
-from curation.pii.aliases import Alias, Aliaser, Known, canonical, masks, name_words
+from curation.pii.aliases import Alias, Aliaser, AliasIndex, Known, canonical, masks, name_words
 from curation.pii.fold import fold
 from curation.pii.rule import ScrubRule
 from curation.pii.scan import Scanner
@@ -203,8 +203,7 @@ class Scrubber:
 
     def _hidden(self, text: str) -> str:
         """``text`` without registered aliases and masks."""
-        masks = [match.span() for match in _MASK.finditer(text)]
-        return _hide(text, [*self.aliaser.index.find(text), *masks])
+        return _hide(text, stand_ins(text, self.aliaser.index))
 
     def _replaced(self, parts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[Edit]]:
         """The spans with what takes their place, numbered through all parts."""
@@ -302,6 +301,20 @@ def _literal(mark: Mark) -> _Literal:
     loose = mark.entity_type == "PERSON"
     value = mark.text.lower() if loose else mark.text
     return _Literal(value, mark.entity_type, 1.0, loose, within=len(value) >= _SHORTEST_LITERAL)
+
+
+def stand_ins(text: str, index: AliasIndex) -> list[tuple[int, int]]:
+    """Where aliases and masks stand in ``text``, which took the place of what was there; in no order."""
+    return [*index.find(text), *(match.span() for match in _MASK.finditer(text))]
+
+
+def is_telling(text: str) -> bool:
+    """Whether a text says who or what by itself: it holds a digit, or a word that is hardly ever written small."""
+    from curation.pii.names import is_rare
+
+    return any(map(str.isdigit, text)) or any(
+        len(word) >= _SHORTEST_NAME and is_rare(word) for word in name_words(text)
+    )
 
 
 def stands_in(text: str, mark: Mark) -> bool:

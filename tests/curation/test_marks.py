@@ -8,11 +8,11 @@ import orjson
 import pytest
 
 from apps.cli import main
-from curation import assemble, curate, pii, workspace
+from curation import assemble, curate, marks, pii, workspace
 from curation.curate import Rules
 from curation.errors import GateRefused
 from curation.formats import Mapping
-from curation.ledger import NewLabel, Showing
+from curation.ledger import NewLabel, Showing, views
 from curation.marks import left_in, marked
 from curation.question import current
 from curation.workspace import Workspace, init, open_workspace
@@ -49,13 +49,14 @@ def records(opened: Workspace) -> list[str]:
 
 
 def mark(opened: Workspace, record: str, text: str = SECRET, kind: str = "OTHER") -> None:
-    """Somebody marks ``text`` in a record's answer."""
-    (label,) = opened.ledger.labels(records=[record], kinds={"reference"}).to_pylist()
-    start = label["body"].index(text)
+    """Somebody marks ``text`` in a record's answer, as scrubbing left it."""
+    labels = curate.scrubbed_labels(opened, Rules(opened), {"reference"}, [record])
+    (shown,) = labels["body"].to_pylist()
+    start = shown.index(text)
     spans = [{"start": start, "end": start + len(text), "type": kind, "text": text}]
     asked = current(opened, "missed")
     (showing,) = opened.ledger.add_showings(
-        [Showing(record, "missed", asked.version, record, suggestion=label["body"], annotator="p")]
+        [Showing(record, "missed", asked.version, record, suggestion=shown, annotator="p")]
     )
     author = opened.ledger.add_author("p", "person")
     body = orjson.dumps(spans).decode()
@@ -179,3 +180,65 @@ def test_an_answer_that_repeats_an_alias_stops_no_snapshot_and_a_source_that_hol
         workspace.ingest(opened, write_rows(tmp_path / "b.jsonl", [row]), mapping=mapping, trust="reference")
         curate.curate(opened)
         assert assemble.compose(opened).collisions == 1
+
+
+def aliased(folder: Path) -> tuple[str, str, list[str]]:
+    """A workspace with one more answer, which holds two addresses: its record, the answer as shown, and the aliases."""
+    row = {
+        "id": "9",
+        "prompt": "Who is it?",
+        "answer": f"Ask {SECRET} a.lindt@example.org and b.moe@example.org now.",
+    }
+    with open_workspace(make(folder), actor="ana") as opened:
+        path = write_rows(folder / "more.jsonl", [row])
+        workspace.ingest(opened, path, mapping=Mapping(id="id", completion="answer"), trust="reference")
+        curate.curate(opened)
+        (record,) = (r for r, text in texts(opened).items() if text.startswith("Ask "))
+        return record, texts(opened)[record], [a.alias for a in opened.ledger.aliases()]
+
+
+def test_what_a_mark_holds_beside_aliases_is_replaced_and_a_mark_of_aliases_alone_binds_nobody(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "w"
+    record, shown, (one, two) = aliased(folder)
+    for whole in (one, f"{one} and {two}", f"{one[2:]} and {two[:4]}", f"{two} now"):
+        with open_workspace(folder, actor="ana") as opened:
+            mark(opened, record, whole)
+            assert marked(opened) == {}, whole
+    with open_workspace(folder, actor="ana") as opened:
+        mark(opened, record, f"{SECRET} {one}")
+        assert marked(opened) == {record: (pii.Mark(SECRET, "TERM"),)}
+        curate.curate(opened)
+        found = texts(opened)[record]
+        assert SECRET not in found
+        assert found == shown.replace(SECRET, found.split()[1]), "and nothing else has changed"
+        assert assemble.freeze(opened, assemble.compose(opened)).rows
+
+
+def test_a_mark_taken_with_its_alias_would_hold_its_record_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: no source holds the alias, so scrubbing never finds such a mark, and the gate always does."""
+    folder = tmp_path / "w"
+    record, _, (one, _) = aliased(folder)
+    monkeypatch.setattr(marks, "_of_the_source", lambda span, shown, index: [span["text"]])
+    with open_workspace(folder, actor="ana") as opened:
+        mark(opened, record, f"{SECRET} {one}")
+        curate.curate(opened)
+        assert assemble.compose(opened).marked == [record]
+
+
+def test_opinions_about_answers_are_no_completions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_workspace(make(tmp_path / "w"), actor="ana") as opened:
+        first = records(opened)[0]
+        before = workspace.view(opened, rule=None)
+        mark(opened, first)
+        assert workspace.view(opened, rule=None).equals(before)
+        curate.curate(opened)
+        found = opened.ledger.decisions(rule=Rules(opened).scrub).to_pylist()
+        labels = opened.ledger.labels(kinds={"person"})["label"].to_pylist()
+        assert found
+        assert not {row["label"] for row in found} & set(labels), "the marks themselves were not scanned"
+        monkeypatch.setattr(views, "JUDGING", ("accept",))  # negative control
+        assert '"type":"OTHER"' in str(workspace.view(opened, rule=None)["completion"].to_pylist())
