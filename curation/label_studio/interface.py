@@ -18,7 +18,7 @@ PROMPT, ANSWER = "prompt", "answer"  # the names of the shown text and of the co
 CANNOT, WHY = "cannot", "why"  # the controls that hold why a task was skipped, and why an answer was rejected
 COMPLETION, PASSAGES, NOTE, SUGGESTION = "completion", "passages", "note", "suggestion"  # fields of a task
 SIDES = ("a", "b")
-SELECT_ABOVE = 12  # more classes than this are a searchable list instead of a row of buttons
+FILTER_ABOVE = 12  # more classes than this get a box that narrows them down to what is typed
 WORD_JOINER = "\u2060"
 
 KINDS = ("edit", "accept", "class", "compare", "rubric", "spans")
@@ -29,13 +29,19 @@ SPAN_TYPES = ("PERSON", "EMAIL_ADDRESS", "PHONE_NUMBER", "ADDRESS", "ID_NUMBER",
 REASONS = ("bad question", "not my field", "needs context")
 
 _VARIABLE = re.compile(r"\$(?=[\w\[])")
-# The side panels list regions, of which only marked spans have any; without them the text gets the whole width.
+# What must be read stands in columns where there is room, so that what must be done comes into the window. The side
+# panels take a third of the page to list regions, which only marks are, and a mark shows where it is. A child selector
+# would not reach the page: the server writes its sign as an entity.
 _STYLE = (
     ".lsf-text-area textarea { min-height: 9em; }"
     " .tilth-text { border-left: 3px solid #b9c3d6; padding-left: 12px; margin: 8px 0; }"
     " .tilth-quiet h3 { font-size: 13px !important; font-weight: 400 !important; opacity: 0.75; margin: 4px 0 !important; }"
-)
-_NO_PANELS = (
+    " .tilth-columns { display: flex; flex-wrap: wrap; gap: 0 24px; }"
+    " .tilth-column { flex: 1 1 380px; min-width: 0; }"
+    " .tilth-criteria { display: flex; flex-wrap: wrap; gap: 0 40px; }"
+    " .tilth-classes .lsf-choices { display: grid; grid-template-columns: repeat(auto-fill, minmax(220px, 1fr));"
+    " gap: 0 16px; max-height: 24em; overflow-y: auto; }"
+    " .tilth-classes .lsf-choice, .tilth-classes .lsf-choice__item { margin: 0 !important; padding: 1px 0 !important; }"
     " .lsf-sidepanels__wrapper { display: none !important; } .lsf-sidepanels { padding-right: 0 !important; }"
 )
 
@@ -71,14 +77,11 @@ def label_config(question: Question, *, passages: bool = False, retired: bool = 
             where=f"question {question.name}",
             next=f"Set kind to one of {', '.join(KINDS)}",
         )
-    style = _STYLE + ("" if question.kind == "spans" else _NO_PANELS)
     lines = [
         "<View>",
-        f"  <Style>{style}</Style>",
+        f"  <Style>{_STYLE}</Style>",
         *_guideline(question.guideline),
-        '  <Header value="Prompt" size="5"/>',
-        *_shown(PROMPT),
-        *(_passages() if passages else ()),
+        *_columns([_header("Prompt"), *_shown(PROMPT)], _passages() if passages else []),
         *_judged(question),
         f'  <View visibleWhen="choice-unselected" whenTagName="{CANNOT}">',
         *(f"  {line}" for line in _control(question, retired)),
@@ -154,8 +157,21 @@ def _passages() -> list[str]:
 
 def _judged(question: Question) -> list[str]:
     if question.kind == "compare":
-        return [line for side in SIDES for line in (_header(f"Answer {side.upper()}"), *_shown(side))]
+        return _columns(*([_header(f"Answer {side.upper()}"), *_shown(side)] for side in SIDES))
+    if question.kind == "spans":
+        return []  # the text is part of what is done
     return [_header("Answer"), *_shown(COMPLETION)] if is_shown_by(question) else []
+
+
+def _columns(*parts: Sequence[str]) -> list[str]:
+    """The parts side by side where there is room, else one below the other; those without lines are left out."""
+    opening = '    <View className="tilth-column">'
+    columns = [[opening, *(f"    {line}" for line in part), "    </View>"] for part in parts if part]
+    return [
+        '  <View className="tilth-columns">',
+        *(line for column in columns for line in column),
+        "  </View>",
+    ]
 
 
 def _header(text: str) -> str:
@@ -163,7 +179,12 @@ def _header(text: str) -> str:
 
 
 def _note() -> str:
+    """Where a suggestion comes from, or that there is none: for the questions that may have one."""
     return f'  <View className="tilth-quiet"><Header value="${NOTE}" size="4"/></View>'
+
+
+def _told(text: str) -> list[str]:
+    return [f'  <View className="tilth-quiet"><Header value={literal(text)} size="4"/></View>']
 
 
 def _control(question: Question, retired: bool) -> list[str]:
@@ -191,8 +212,7 @@ def _text_area(question: Question) -> list[str]:
 def _verdict(question: Question) -> list[str]:
     return [
         _header("May this answer go out as it is?"),
-        _note(),
-        *_choices(ANSWER, VERDICTS, "Accept or reject, or say why you cannot."),
+        *_choices(ANSWER, VERDICTS, "Accept or reject, or say why you cannot.", "inline"),
         f'  <View visibleWhen="choice-selected" whenTagName="{ANSWER}" whenChoiceValue="reject">',
         f'    <TextArea name="{WHY}" toName="{PROMPT}" rows="3" maxSubmissions="1" editable="true" showSubmitButton="false"'
         ' placeholder="What is wrong with it?" required="true" requiredMessage="Say what is wrong with the answer."/>',
@@ -207,10 +227,19 @@ def _class(question: Question, retired: Mapping[str, str | None]) -> list[str]:
             where=f"question {question.name}",
             next="List them under classes in tilth.toml, or bring labels that show them",
         )
-    layout = "select" if len(question.classes) > SELECT_ABOVE else "vertical"
-    chosen = _choices(ANSWER, question.classes, "Choose a class, or say why you cannot.", layout)
+    chosen = _choices(ANSWER, question.classes, "Choose a class, or say why you cannot.")
     former = [_former(old, new) for old, new in sorted(retired.items())]
-    return [_header("Your answer"), _note(), *chosen[:-1], *former, chosen[-1]]
+    narrow = f'  <Filter name="find" toName="{ANSWER}" minlength="0" placeholder="Type a part of the class"/>'
+    return [
+        _header("Your answer"),
+        _note(),
+        *([narrow] if len(question.classes) > FILTER_ABOVE else []),
+        '  <View className="tilth-classes">',
+        *chosen[:-1],
+        *former,
+        chosen[-1],
+        "  </View>",
+    ]
 
 
 def _former(old: str, new: str | None) -> str:
@@ -220,7 +249,7 @@ def _former(old: str, new: str | None) -> str:
 
 def _preference(question: Question) -> list[str]:
     asked = _choices(ANSWER, PREFERENCES, "Choose the better one, or say why you cannot.", "inline")
-    return [_header("Which answer is better?"), _note(), *asked]
+    return [_header("Which answer is better?"), *asked]
 
 
 def _rubric(question: Question) -> list[str]:
@@ -230,28 +259,34 @@ def _rubric(question: Question) -> list[str]:
             where=f"question {question.name}",
             next='List them in tilth.toml: criteria = ["correct", "polite"]',
         )
-    lines = [_header(f"Grade the answer: {GRADES[0]} is poor, {GRADES[-1]} is excellent"), _note()]
+    lines = [
+        _header(f"Grade the answer: {GRADES[0]} is poor, {GRADES[-1]} is excellent"),
+        '  <View className="tilth-criteria">',
+    ]
     for index, name in enumerate(question.classes):
         lines += [
+            "  <View>",
             f'  <Header value={literal(name)} size="6"/>',
             *_choices(criterion(index), GRADES, f"Grade it: {name}", "inline"),
+            "  </View>",
         ]
-    return lines
+    return [*lines, "  </View>"]
 
 
 def _spans(question: Question) -> list[str]:
     marks = [f"    <Label value={literal(name)}/>" for name in question.classes or SPAN_TYPES]
     return [
         _header("Mark personal data that is still there: choose a kind, then select the text"),
-        _note(),
+        *_told("A click on a mark and Backspace take it back. Nothing to mark? Submit as it is."),
         f'  <Labels name="{ANSWER}" toName="{COMPLETION}">',
         *marks,
         "  </Labels>",
+        *_shown(COMPLETION),
     ]
 
 
 def _choices(name: str, values: Sequence[str], message: str, layout: str = "vertical") -> list[str]:
-    opening = f'  <Choices name="{name}" toName="{PROMPT}" choice="single" layout="{layout}"'
+    opening = f'  <Choices name="{name}" toName="{PROMPT}" choice="single-radio" layout="{layout}"'
     return [
         f'{opening} required="true" requiredMessage={literal(message)}>',
         *(f"    {_choice(value)}" for value in values),

@@ -144,10 +144,35 @@ def test_a_class_with_a_dollar_sign_is_answered_by_its_own_name() -> None:
     assert dollar.get("value") == f"${WORD_JOINER}prompt"
 
 
-def test_many_classes_become_a_list_to_search_in() -> None:
+def test_many_classes_get_a_box_that_narrows_them_down() -> None:
     many = replace(CHOOSE, classes=tuple(f"class {i}" for i in range(77)))
-    assert 'layout="select"' in label_config(many)
-    assert 'layout="select"' not in label_config(CHOOSE)
+    assert '<Filter name="find" toName="answer"' in label_config(many)
+    assert "<Filter" not in label_config(CHOOSE)
+
+
+def test_whoever_marks_meets_the_kinds_before_the_text_and_whoever_compares_sees_both_sides_at_once() -> None:
+    spans = label_config(replace(EDIT, kind="spans"))
+    assert spans.index("<Labels") < spans.index('value="$completion"')
+    assert spans.count('value="$completion"') == 1
+    columns = ElementTree.fromstring(label_config(replace(EDIT, kind="compare"))).iter("View")
+    sides = next(
+        v
+        for v in columns
+        if v.get("className") == "tilth-columns" and v.find(".//Text[@name='a']") is not None
+    )
+    assert [view.find(".//Text").get("name") for view in sides] == ["a", "b"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["edit", "accept", "class", "compare", "rubric", "spans"])
+def test_one_of_several_is_a_radio_button_and_only_what_may_be_suggested_speaks_of_suggestions(
+    kind: str,
+) -> None:
+    page = label_config(replace(EDIT, kind=kind, classes=("kind", "true")))
+    assert 'choice="single"' not in page
+    assert ('value="$note"' in page) == (kind in ("edit", "class"))
+    assert ">" not in page.partition("<Style>")[2].partition("</Style>")[0], (
+        "the server would write an entity"
+    )
 
 
 @pytest.mark.parametrize(
