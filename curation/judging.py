@@ -25,6 +25,7 @@ from curation.workspace import Workspace
 POOR = 0.25  # of the way from the lowest grade to the highest: below it a curator should look
 PRIOR = 0.5  # wins and losses that a comparison starts with, so that one person's word is not all
 KINDS = ("rubric", "compare")
+_LEVEL = 1e-3  # nearer to a half than this is a half: strengths are found by iteration
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,16 @@ class Judged:
     def factor(self) -> float:
         """What a row's weight is multiplied by: 1 from the middle upwards, falling to 0."""
         return min(1.0, 2 * self.share)
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two answers to a record that people compared: ``chosen`` beats ``rejected`` with a chance of ``share``, over a half."""
+
+    record: str
+    chosen: str
+    rejected: str
+    share: float
 
 
 # Arithmetic ---------------------------------------------------------------------------------------------------
@@ -117,6 +128,24 @@ def preferred(judgements: Sequence[Judgement]) -> list[Judged]:
             share = own / (own + sum(others) / len(others))
             words = f"people prefer it to the other answer with a chance of {share:.2f} ({people} people)"
             found.append(Judged(record, text, share, people, words, {}))
+    return found
+
+
+def preferences(judgements: Sequence[Judgement]) -> list[Preference]:
+    """A row for every two answers that somebody compared, by strength over all comparisons of the record (Bradley and
+    Terry), so that everybody's word counts once; what is level, all in all, gives none.
+    """
+    by_record: dict[str, list[Judgement]] = defaultdict(list)
+    for judgement in judgements:
+        by_record[judgement.record].append(judgement)
+    found = []
+    for record, said in by_record.items():
+        strength = consensus.bradley_terry(_wins(said), prior=2 * PRIOR)
+        for one, other in sorted({(min(j.text, j.rival), max(j.text, j.rival)) for j in said}):
+            chosen, rejected = sorted((one, other), key=lambda text: -strength[text])
+            share = strength[chosen] / (strength[chosen] + strength[rejected])
+            if share > 0.5 + _LEVEL:
+                found.append(Preference(record, chosen, rejected, share))
     return found
 
 

@@ -39,6 +39,7 @@ JOINS = {
         "lineage",
         "relabel",
         "judging",
+        "pairs",
         "marks",
         "findings",
         "opinions",

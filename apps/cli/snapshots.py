@@ -109,18 +109,28 @@ def export_(
     name: Name,
     out: Annotated[Path, typer.Argument(help="A file; or a new folder with --to directory.")],
     to: Annotated[
-        str, typer.Option(help="jsonl, trl, chat, or directory (a copy that trains elsewhere).")
+        str,
+        typer.Option(
+            help="jsonl, trl, chat, preferences (what people preferred, for DPO), or directory (trains elsewhere)."
+        ),
     ] = "jsonl",
     dry_run: DryRun = False,
 ) -> None:
     """Write a snapshot for other tools, or as a folder that another host can train on."""
     from curation import snapshot
+    from curation.artifacts import write_atomic
+    from curation.pairs import preference_rows
+    from curation.records import canonical_json
 
     with session.workspace() as opened:
         found = snapshot.resolve(opened.store, name)
-        rows = snapshot.show(opened.store, found).rows
+        pairs = preference_rows(opened, found) if to == "preferences" else None
+        rows = snapshot.show(opened.store, found).rows if pairs is None else len(pairs)
         if not dry_run:
-            _write(opened, found, out, to)
+            if pairs is None:
+                _write(opened, found, out, to)
+            else:
+                write_atomic(out, b"".join(canonical_json(pair) + b"\n" for pair in pairs))
             # Whoever is erased later must be told where copies went.
             opened.ledger.event("exported", found, {"path": str(out.absolute()), "to": to})
     session.report(
