@@ -24,12 +24,16 @@ from apps.review import command, desk
 from apps.review import page as page_module
 from apps.review.desk import MAY, Desk, Entry, Item, open_desk, waiting
 from apps.review.page import KEYS, is_loopback
+from curation import assemble
+from curation.curate import curate
 from curation.errors import GateRefused, TilthError, UsageError
 from curation.ledger import NewLabel, Question, ReviewConflict
+from curation.workspace import Workspace, open_workspace
 from tests.apps.review_workspace import ANSWERS, PROMPTS, QUARREL, build, quarrel
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHROMIUM = Path("/usr/bin/chromium")
+CANARY = "mara.canary@example.org"
 
 
 @pytest.fixture
@@ -116,6 +120,27 @@ def test_a_text_that_no_scan_has_seen_is_not_handed_out(mara: Desk, ids: dict[st
     with pytest.raises(UsageError, match="nobody can answer for it"):
         mara.edit(item, "東京にあります。")
     assert mara.skip(item).action == "skip"
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_personal_data_that_a_curator_types_never_reaches_a_snapshot_and_unguarded_it_would(
+    mara: Desk, root: Path, ids: dict[str, str], monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    mara.edit(item_of(mara, ids["parcel"]), f"Write to {CANARY} about it.")
+
+    def rows(opened: Workspace) -> str:
+        return "".join(str(table.to_pylist()) for table in assemble.compose(opened).tables)
+
+    with open_workspace(root, actor="mara") as opened:
+        if not guarded:
+            monkeypatch.setattr(assemble, "require_covered", lambda workspace, rules: None)
+            assert CANARY in rows(opened)
+            return
+        with pytest.raises(GateRefused):
+            rows(opened)
+        curate(opened)
+        assert "about it." in rows(opened)
+        assert CANARY not in rows(opened)
 
 
 def test_an_erased_record_is_named_and_passed_by(mara: Desk) -> None:

@@ -6,6 +6,7 @@ import base64
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,25 @@ def test_a_body_larger_than_any_of_ours_is_given_up_before_it_is_read(
 
     assert calls.post("/webhook", content=endless(), headers={HEADER: SECRET}).status_code == 413
     assert knocker.knocks == 0
+
+
+@pytest.mark.parametrize("guard", ["same", "hosts", "size"])
+def test_without_any_one_of_its_guards_the_door_opens(
+    service: Service, knocker: Knocker, monkeypatch: pytest.MonkeyPatch, guard: str
+) -> None:
+    """Negative controls: a forged secret, a stranger's address, and a body that is read whatever its size."""
+    headers, caller, body = {HEADER: SECRET}, CALLER, b"x"
+    if guard == "same":
+        headers = {HEADER: "forged"}
+        monkeypatch.setattr(serve, "same", lambda given, secret: True)
+    elif guard == "hosts":
+        caller = ("192.0.2.7", 1)
+        service = replace(service, hosts=frozenset({caller[0]}))
+    else:
+        body = b"x" * (2 * serve.LARGEST_WEBHOOK)
+        monkeypatch.setattr(serve, "LARGEST_WEBHOOK", len(body))
+    assert client(service, knocker, caller).post("/webhook", content=body, headers=headers).status_code == 204
+    assert knocker.knocks == 1
 
 
 def test_secrets_are_compared_in_a_time_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -685,6 +685,31 @@ def test_a_list_shorter_than_its_count_is_refused(fake: Fake, channel: ProjectCh
         list(channel.pull())
 
 
+def test_without_counting_a_short_list_passes_for_all_there_is(
+    fake: Fake, channel: ProjectChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: the server lists two of three tasks, and nobody misses the third."""
+
+    def believing(self: Any, project: int, query: Any, *, page: int, size: int, annotations: bool) -> Any:
+        return self._task_page(project, query, page, size, annotations)
+
+    channel.push(tasks(3))
+    monkeypatch.setattr(client_module.LabelStudio, "tasks", believing)
+    fake.faults = [faults.short]
+    assert [len(page.tasks) for page in channel.pull()] == [2]
+
+
+def test_a_push_that_was_sent_again_like_a_read_would_double_its_tasks(
+    fake: Fake, channel: ProjectChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: the server did what was asked and its answer was lost; once more makes the tasks twice."""
+    monkeypatch.setattr(client_module.LabelStudio, "_send", lambda self, call, what: self._read(call))
+    fake.faults = [None, faults.dropped]
+    channel.push(tasks(2))
+    assert fake.log.count("POST /api/projects/1/import") == 2
+    assert len(fake.tasks) == 4
+
+
 def test_a_web_page_in_place_of_an_answer_is_refused_at_once(fake: Fake, channel: ProjectChannel) -> None:
     fake.faults = [faults.html]
     with pytest.raises(RemoteUnavailable, match="a web page"):
