@@ -289,21 +289,29 @@ def _heldout(fits: _Fits) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Scored:
-    """A model and its answers, those on gold rows by a model (and a temperature) that has not seen their gold."""
+    """A model and its answers, those on gold rows by a model (and a temperature) that has not seen their gold.
+
+    ``likelihood`` is the mean log-probability that it gives to the gold of a row.
+    """
 
     model: LabelModel
     proba: Floats
     accuracy: float
+    likelihood: float
 
 
 def _by_gold(fits: _Fits, gold: Truth, judged: npt.NDArray[np.bool_]) -> _Choice:
-    """The most accurate in cross-validation; the simplest of equals."""
+    """The likeliest in cross-validation; the simplest of equals.
+
+    A proper score, which rewards accuracy and honest confidence alike, tells models apart that accuracy does not: a few
+    hundred rows of gold decide a point of accuracy by chance. On generated votes it also came to the higher accuracy.
+    """
     names = [*fits.candidates(), "weighted"]
     scored = {name: _cross_fit(fits, name, gold, judged) for name in names}
     scores = {name: one.accuracy for name, one in scored.items()}
-    best = max(names, key=lambda name: scores[name])
-    told = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
-    why = f"{best} is the most accurate on {judged.sum()} rows with gold, cross-validated ({told})"
+    best = max(names, key=lambda name: scored[name].likelihood)
+    told = ", ".join(f"{name} {one.likelihood:+.3f} and {one.accuracy:.3f}" for name, one in scored.items())
+    why = f"{best} makes the gold of {judged.sum()} rows likeliest, cross-validated (log-likelihood and accuracy: {told})"
     return _Choice(scored[best].model, why, scored[best].proba, candidates=scores)
 
 
@@ -334,7 +342,15 @@ def _cross_fit(fits: _Fits, name: str, gold: Truth, judged: npt.NDArray[np.bool_
         held = _Given(raw[here])
         proba[here] = Calibrated(held, fit_temperature(raw[others], gold[others])).proba(matrix[here])
     mended, _ = respect_unanimity(proba, matrix, final.balance)
-    return _Scored(final, proba, _accuracy(mended, matrix, gold) or 0.0)
+    return _Scored(
+        final, proba, _accuracy(mended, matrix, gold) or 0.0, _likelihood(mended[judged], gold[judged])
+    )
+
+
+def _likelihood(proba: Floats, gold: Truth) -> float:
+    """Mean log-probability of ``gold``, in nats; rows whose class no function knows are left out. Without rows: 0."""
+    known = np.flatnonzero(gold < proba.shape[1])
+    return float(np.log(np.maximum(proba[known, gold[known]], 1e-6)).mean()) if len(known) else 0.0
 
 
 @dataclass(frozen=True)
