@@ -8,7 +8,7 @@ waits for a curator. A judgement never becomes an answer itself, and a curator's
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -116,12 +116,8 @@ def _graded(key: tuple[str, str], means: Mapping[str, float], people: int) -> Ju
 
 def preferred(judgements: Sequence[Judgement]) -> list[Judged]:
     """Each answer's chance to be preferred to the record's other ones (Bradley and Terry); nothing gives nothing."""
-    by_record: dict[str, list[Judgement]] = defaultdict(list)
-    for judgement in judgements:
-        by_record[judgement.record].append(judgement)
     found = []
-    for record, said in by_record.items():
-        strength = consensus.bradley_terry(_wins(said), prior=2 * PRIOR)
+    for record, said, strength in _strengths(judgements):
         people = len({j.author for j in said})
         for text, own in strength.items():
             others = [s for t, s in strength.items() if t != text]
@@ -135,18 +131,25 @@ def preferences(judgements: Sequence[Judgement]) -> list[Preference]:
     """A row for every two answers that somebody compared, by strength over all comparisons of the record (Bradley and
     Terry), so that everybody's word counts once; what is level, all in all, gives none.
     """
-    by_record: dict[str, list[Judgement]] = defaultdict(list)
-    for judgement in judgements:
-        by_record[judgement.record].append(judgement)
     found = []
-    for record, said in by_record.items():
-        strength = consensus.bradley_terry(_wins(said), prior=2 * PRIOR)
+    for record, said, strength in _strengths(judgements):
         for one, other in sorted({(min(j.text, j.rival), max(j.text, j.rival)) for j in said}):
             chosen, rejected = sorted((one, other), key=lambda text: -strength[text])
             share = strength[chosen] / (strength[chosen] + strength[rejected])
             if share > 0.5 + _LEVEL:
                 found.append(Preference(record, chosen, rejected, share))
     return found
+
+
+def _strengths(
+    judgements: Sequence[Judgement],
+) -> Iterator[tuple[str, list[Judgement], Mapping[str, float]]]:
+    """Each record, what was said of its answers, and their strength (Bradley and Terry)."""
+    by_record: dict[str, list[Judgement]] = defaultdict(list)
+    for judgement in judgements:
+        by_record[judgement.record].append(judgement)
+    for record, said in by_record.items():
+        yield record, said, consensus.bradley_terry(_wins(said), prior=2 * PRIOR)
 
 
 def _wins(judgements: Iterable[Judgement]) -> list[tuple[str, str]]:
