@@ -21,6 +21,7 @@ from curation.config import settings
 from curation.consensus import Consensus, Opinion
 from curation.curate import BLOCKING, STAGES, Rules, blocked, require_covered, save_table, tally, without
 from curation.engine import cores, without_collector
+from curation.errors import UsageError
 from curation.examples import Lineage, example_tables
 from curation.ledger import Function, Question
 from curation.marks import left_in, marked
@@ -38,7 +39,7 @@ def vote(workspace: Workspace, *, progress: Progress = silent) -> dict[str, Any]
 
     The answers to ``dev`` measure the functions, choose the label model and calibrate it. The votes on the other records
     and their probabilities are kept as artifacts; the report is returned, with up to three wrong votes of each function
-    on ``dev``.
+    on ``dev``. Raises :class:`UsageError` where the question has no classes.
     """
     functions = find_functions(workspace)
     if not functions:
@@ -51,6 +52,12 @@ def vote(workspace: Workspace, *, progress: Progress = silent) -> dict[str, Any]
     rows = one_per_record(
         without(view(workspace, rule=rules.scrub), {r for r, role in roles.items() if role == "test"})
     )
+    if rows.num_rows and not question.classes:
+        raise UsageError(
+            f"question {question.name!r} is of kind {question.kind!r} and has no classes to vote for",
+            where=str(workspace.root / "tilth.toml"),
+            next=f'Set kind = "class" in [question.{question.name}], or take the labeling functions away',
+        )
     chosen = voting.functions_for(functions, question.classes)
     votes = voting.apply_functions(
         chosen, rows, classes=question.classes, limits=voting.Limits(), processes=cores()

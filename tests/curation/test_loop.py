@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from curation import acquisition, choosing, loop, people, relabel, workspace
+from curation import acquisition, assemble, choosing, loop, people, relabel, workspace
 from curation.curate import Rules
 from curation.errors import UsageError
 from curation.formats import Mapping
@@ -317,6 +317,20 @@ def test_an_empty_workspace_says_what_to_do(tmp_path: Path) -> None:
     init(tmp_path / "w", actor="ana")
     with pytest.raises(UsageError, match="Ingest more rows"):
         play(tmp_path / "w", 1)
+
+
+def test_functions_beside_a_question_without_classes_are_told_what_is_missing(tmp_path: Path) -> None:
+    folder = tmp_path / "w"
+    init(folder, actor="ana")
+    (folder / "labeling_functions" / "one.py").write_text(
+        "from curation.voting import keyword\nlost = keyword('lost', 'claims', ['lost'])\n"
+    )
+    with open_workspace(folder, actor="ana") as opened:
+        assert assemble.vote(opened) is not None, "nothing to vote on, and nothing wrong with that"
+        path = write_rows(tmp_path / "rows.jsonl", [{"prompt": "My crate is lost."}])
+        workspace.ingest(opened, path, mapping=Mapping())
+        with pytest.raises(UsageError, match='Set kind = "class"'):
+            assemble.vote(opened)
 
 
 def test_a_dry_run_counts_labels_and_trainings(tmp_path: Path) -> None:
