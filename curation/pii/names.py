@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation.errors import IntegrityError
-from curation.pii import phones, words
+from curation.pii import dialled, words
 from curation.pii.patterns import Deadline
 from curation.pii.spans import Span, Unscanned
 
@@ -275,7 +275,7 @@ def _may_be(kind: str, text: str, start: int, end: int) -> bool:
         for code in _CODE.finditer(text, max(0, start - 12), end + 12)
     ):
         return False
-    if kind == "PHONE_NUMBER" and not phones.may_be_meant(text, start, end):
+    if kind == "PHONE_NUMBER" and not dialled.may_be_meant(text, start, end):
         return False
     if kind not in _FORMS:
         return True

@@ -19,7 +19,7 @@ from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from curation.errors import MissingExtra, UsageError
-from curation.pii import phones, urls
+from curation.pii import dialled, phones, urls
 from curation.pii.context import Contexts
 from curation.pii.spans import Span, Unscanned, without_duplicates
 
@@ -420,7 +420,8 @@ class PatternLayer:
 
     def _mend(self, text: str, spans: list[Span]) -> Iterator[Span]:
         """The spans with what is corrected of Presidio's, each an improvement: URLs (:func:`urls.mend`), patient
-        numbers that are phone numbers, and phone numbers that are written as such but not assigned."""
+        numbers that are phone numbers, phone numbers that are written as such but not assigned, and assigned ones that
+        are an amount, a book or a part of a sum."""
         if new := self._written(text, spans):
             spans = without_duplicates([*spans, *new])
         numbers = {span[:2] for span in spans if span.entity_type == "PHONE_NUMBER"}
@@ -428,16 +429,15 @@ class PatternLayer:
             mended = urls.mend(text, span, self._is_domain) if span.entity_type == "URL" else span
             # Every eleventh phone number of ten digits passes the checksum of British patient numbers.
             by_chance = span.entity_type == "UK_NHS" and span[:2] in numbers and not _HEALTH.search(text)
-            if mended is not None and not by_chance:
+            is_other = span.entity_type == "PHONE_NUMBER" and dialled.is_other(text, span.start, span.end)
+            if mended is not None and not (by_chance or is_other):
                 yield mended
 
     def _written(self, text: str, spans: Sequence[Span]) -> list[Span]:
         """Phone numbers by the way they are written, where nothing was found that explains all their digits."""
-        if not phones.possible(text):
-            return []
         return [
             Span(start, end, "PHONE_NUMBER", self._threshold)
-            for start, end in phones.written(text)
+            for start, end in dialled.written(text)
             if not any(span.start <= start and end <= span.end for span in spans)
         ]
 

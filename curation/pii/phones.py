@@ -14,37 +14,6 @@ from typing import Any
 
 FEWEST_DIGITS = 7
 
-# Written as telephone numbers are, whether or not the digits were ever given out: people mistype, and a number may be
-# newer than the list of what is assigned. In order: any country's after a plus; North America's 3-3-4, with a
-# separator that accounts do not use or an area code in brackets; a national one whose area code, a 0 and two to four
-# digits, stands in brackets or before a space or a slash: no date has one, and part numbers are parted by hyphens.
-# Groups of digits are told apart by what stands between them, so that a search has one way to read them.
-_AFTER_PLUS = r"\+[1-9]\d{0,14}(?:[ .\-/]\d{1,8}|[ .\-/]?\(\d{1,5}\)\d{0,8}){0,7}"
-_NORTH_AMERICAN = r"(?:\+?1[ .\-]|001[ .\-])?(?:\(\d{3}\)[ .\-]?\d{3}[ .\-]\d{4}|\d{3}([.\-])\d{3}\1\d{4})"
-_FROM_ZERO = r"(?:\(0\d{2,4}\) ?|0\d{2,4}[ /])\d{2,8}(?:[ \-]\d{2,4}){0,3}"
-_WRITTEN = re.compile(
-    rf"(?<![\w.\-+/(])(?<!\d )(?:{_AFTER_PLUS}|{_NORTH_AMERICAN}|{_FROM_ZERO})(?=x\d|(?![\-./]?\w))", re.ASCII
-)
-_LONGER = re.compile(r",? ?(?:x|ext\.?|extension|#) ?:?\d{1,6}\b", re.IGNORECASE | re.ASCII)
-
-# Written as what is no telephone number: ISBN-13 (ISO 2108) and ISBN-10 in their four groups, of which the last is one
-# check digit; a decimal number, be it a price or a coordinate.
-_OTHER = re.compile(
-    r"97[89][ \-]?\d(?:[ \-]?\d){9}|\d{1,5}([ \-])\d{1,7}\1\d{1,7}\1[\dXx]|\d{1,3}\.\d{5,}|\d+[.,]\d{1,2}",
-    re.ASCII,
-)
-# What a model may leave of a number's beginning and end.
-_BEFORE = re.compile(r"(?<![\w.\-])(?:\d{1,5}[.,\-])+$", re.ASCII)
-_AFTER = re.compile(r"(?:[.,]\d+|[ \-][\dXx](?!\w))*", re.ASCII)
-_SPOKEN_OF = re.compile(
-    r"\b(?:phones?|telephoned?|tel|mobile|cell|fax|call|called|calls|calling|ring|rang|dial|dialled|dialed|reach|text|texted"
-    r"|sms|whatsapp|signal|contact|hotline|landline|voicemail|pager|(?:my|his|her|their|our|your|the|this) number|number is)\b",
-    re.IGNORECASE,
-)
-_NEAR = 60
-_WORD = re.compile(r"[^\W\d_]+")
-_SHORT_ANSWER = 3
-
 _SEVEN = re.compile(r"(?:\d\D{0,24}?){6}\d")
 _DIGIT = re.compile(r"\d")
 _EXTENSION = re.compile(r"[^\W\d_]|[#;,~]")
@@ -58,39 +27,6 @@ def possible(text: str) -> bool:
 def enough_digits(number: str) -> bool:
     """Whether a match has the digits of a phone number."""
     return len(_DIGIT.findall(number)) >= FEWEST_DIGITS
-
-
-def written(text: str) -> Iterator[tuple[int, int]]:
-    """Start and end of what is written as a telephone number is, of nine to fifteen digits (E.164), in order."""
-    for match in _WRITTEN.finditer(text):
-        if 9 <= len(_DIGIT.findall(match.group())) <= 15:
-            yield match.span()
-
-
-def may_be_meant(text: str, start: int, end: int) -> bool:
-    """Whether what a model takes for a telephone number may be one, by how it is written.
-
-    ISBNs and decimal numbers are none. Digits alone say nothing by their form, so they need a word of telephones within
-    60 characters, or to be nearly the whole text: the answer to a question.
-
-    >>> [may_be_meant(f"see {n}", 4, 4 + len(n)) for n in ("978-0-306-40615-7", "52.37403", "555-1234")]
-    [False, False, True]
-    """
-    before, after = _BEFORE.search(text[max(0, start - _NEAR) : start]), _AFTER.match(text, end)
-    whole = f"{before.group() if before else ''}{text[start:end]}{after.group() if after else ''}"
-    if _OTHER.fullmatch(whole):
-        return False
-    if not whole.isdecimal():
-        return True
-    if _SPOKEN_OF.search(text, max(0, start - _NEAR), end + _NEAR):
-        return True
-    return len(_WORD.findall(text)) <= _SHORT_ANSWER
-
-
-def with_extension(text: str, end: int) -> int:
-    """Where a number that ends at ``end`` ends with its extension: "x12", "ext. 12"."""
-    match = _LONGER.match(text, end)
-    return match.end() if match else end
 
 
 def search(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from curation.errors import UsageError
-from curation.pii import labels, models, outside, phones, presidio
+from curation.pii import dialled, labels, models, outside, presidio
 from curation.pii.fold import encoded, fold, unwrapped
 from curation.pii.patterns import Deadline, Layer, PatternLayer
 from curation.pii.rule import ScrubRule
@@ -235,7 +235,7 @@ def _primary(language: str | None) -> str:
 
 
 def _with_extension(span: Span, text: str) -> Span:
-    return span.at(span.start, phones.with_extension(text, span.end))
+    return span.at(span.start, dialled.with_extension(text, span.end))
 
 
 def _terms(terms: Sequence[str]) -> re.Pattern[str] | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from curation import pii
 from curation.errors import UsageError
-from curation.pii import patterns, phones, scan, urls
+from curation.pii import dialled, patterns, scan, urls
 from curation.pii.spans import Span, Unscanned
 from curation.records import DECISIONS, VIEW, table, user_message
 from tests.bench.pii import PLAIN, TEMPLATES, Values
@@ -208,13 +209,100 @@ def test_numbers_written_as_phone_numbers_are_found_whether_or_not_they_were_giv
 
 
 def test_without_the_ways_of_writing_a_third_would_be_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phones, "written", lambda text: iter(()))
+    monkeypatch.setattr(dialled, "written", lambda text: iter(()))
     numbers = filled(WRITTEN)
     assert sum(map(covered, numbers)) / len(numbers) < 0.75
 
 
 def test_dates_prices_orders_and_parts_are_not_written_as_phone_numbers() -> None:
-    assert [n for n in filled(NO_PHONES) if any(phones.written(f"see {n} please"))] == []
+    assert [n for n in filled(NO_PHONES) if any(dialled.written(f"see {n} please"))] == []
+
+
+SAID = (
+    "My phone number is {}.",
+    "You can call me at {} after six.",
+    "Please change my mobile to {}, thanks.",
+    "Tel. {}",
+)
+ON_A_LINE = ("Ines Okafor, 12 Mill Lane, Leeds\n{}\nines@okafor.example", "{}")
+
+
+@cache
+def national() -> tuple[str, ...]:
+    """A number of every region as it is written there, with random digits behind the first two; six or more."""
+    import phonenumbers
+
+    draw, found = random.Random(5), []
+    for region in sorted(phonenumbers.SUPPORTED_REGIONS):
+        example = phonenumbers.example_number_for_type(region, phonenumbers.PhoneNumberType.MOBILE)
+        if example is not None:
+            shape = phonenumbers.format_number(example, phonenumbers.PhoneNumberFormat.NATIONAL)
+            kept = re.match(r"\D*\d\D*\d", shape)
+            rest = kept.end() if kept else 0
+            found.append(shape[:rest] + re.sub(r"\d", lambda _: draw.choice("0123456789"), shape[rest:]))
+    return tuple(number for number in found if len(re.findall(r"\d", number)) >= 6)
+
+
+def share_covered(numbers: Sequence[str], sentences: Sequence[str]) -> float:
+    """Share of the numbers that one span covers, each in the next of the sentences."""
+    hits = 0
+    for i, number in enumerate(numbers):
+        sentence = sentences[i % len(sentences)]
+        start = sentence.index("{")
+        found = scanner().scan(sentence.replace("{}", number))
+        hits += any(s.start <= start and start + len(number) <= s.end for s in found)
+    return hits / len(numbers)
+
+
+def test_a_number_of_any_country_is_found_where_somebody_speaks_of_a_telephone() -> None:
+    assert share_covered(national(), SAID) >= 0.98
+
+
+def test_a_grouped_number_of_any_country_is_found_on_a_line_of_its_own() -> None:
+    grouped = [number for number in national() if not number.isdecimal()]
+    assert share_covered(grouped, ON_A_LINE) >= 0.98
+
+
+def test_without_the_words_before_a_number_many_countries_would_be_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dialled, "_told", lambda text: iter(()))
+    assert share_covered(national(), SAID) < 0.9
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Call me at 10:30 on 12.05.2024, not before 2024-05-12.",
+        "We phoned on 3 4 2024 and 1 200 000 people called.",
+        "So 160 230 + 48 36 32 = 160 + 230 = <<160+230=390>>390 pages, call it 12,000+24,000.",
+        "Her mobile cost $1200.50, the phone 1,250,300.75 yen.",
+        "years 2008 2013\n120 300\n240 600\n360 900",
+        "Die ISBN of the phone book is 978-0-306-40615-7.",
+        "It costs 12000-24000 = 12 in all, 0.282906 of 3000-2250 = 750.",
+        "Contact us about order 123456 or case 77 123 456.",
+    ],
+)
+def test_amounts_dates_sums_and_columns_are_no_phone_numbers(text: str) -> None:
+    assert [s for s in scanner().scan(text) if s.entity_type == "PHONE_NUMBER"] == []
+
+
+def test_two_numbers_beside_each_other_are_no_sum() -> None:
+    for text in (
+        "+1 415 736 2671 / +44 20 7946 0958",
+        "415-736-2671/415-736-2672",
+        "415-736-2671 +44 20 7946 0958",
+    ):
+        found = [s for s in scanner().scan(f"Phones: {text}.") if s.entity_type == "PHONE_NUMBER"]
+        assert sum(s.end - s.start for s in found) >= len(text) - 3
+
+
+def test_without_a_look_at_what_it_is_a_part_of_a_sum_would_be_a_phone_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dialled, "is_other", lambda text, start, end: False)
+    found = scanner().scan("So far he is out 3000-1200 = <<3000-1200=1800>>1800 after recouping 0.282906.")
+    assert "PHONE_NUMBER" in {s.entity_type for s in found}
 
 
 # --- closed -------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 
 from curation import pii
 from curation.errors import IntegrityError
-from curation.pii import names, phones, words
+from curation.pii import dialled, names, words
 from curation.pii.names import MODEL, NamesLayer, load
 from curation.pii.patterns import Deadline
 from curation.pii.spans import Span, Unscanned
@@ -148,15 +148,31 @@ def test_book_numbers_prices_and_coordinates_are_no_phones() -> None:
 def test_without_a_look_at_their_form_half_of_the_book_numbers_would_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(phones, "may_be_meant", lambda *_: True)
+    monkeypatch.setattr(dialled, "may_be_meant", lambda *_: True)
     assert share_of_phones(BOOKS, PLAIN) > 0.3
 
 
 def test_no_phone_that_somebody_gives_is_lost_for_its_form(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = (*WRITTEN, "###-####", "### ####", "## ### ## ##", "06-########", "#######", "##########")
     now = share_of_phones(shapes, CALLS)
-    monkeypatch.setattr(phones, "may_be_meant", lambda *_: True)
+    monkeypatch.setattr(dialled, "may_be_meant", lambda *_: True)
     assert now == share_of_phones(shapes, CALLS) > 0.95
+
+
+SUMS = (
+    "## + ## + ## = ###",
+    "<<#####/#=####>>####",
+    "#####+#####",
+    "#.#####6",
+    "#,###,###",
+    "18 0 3 1 7",
+)
+
+
+def test_sums_amounts_and_rows_of_numbers_are_no_phones(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert share_of_phones(SUMS, PLAIN) < 0.02
+    monkeypatch.setattr(dialled, "may_be_meant", lambda *_: True)
+    assert share_of_phones(SUMS, PLAIN) > 0.1
 
 
 # --- the layer itself -----------------------------------------------------------------------------------------
