@@ -229,7 +229,7 @@ class NamesLayer:
                 end = tokens.ends[i]
         if open_kind:
             found += _trimmed(start, end, open_kind, text)
-        return found
+        return [span for span in found if not _is_stray_code(span, found, text)]
 
 
 _EDGES = words.HIDDEN + " \n\t,;:!?\"“”()[]<>|*_/\\–—-.'’"
@@ -281,6 +281,26 @@ def _may_be(kind: str, text: str, start: int, end: int) -> bool:
         return True
     fewest, form = _FORMS[kind]
     return sum(map(str.isdigit, value)) >= fewest and form.search(value) is not None
+
+
+_PLACES = ("LOCATION", "STREET_ADDRESS")
+_NEAR_ITS_PLACE = 40
+_CODE_WORD = re.compile(r"\b(?:zip|post(?:al)?[ \-]?code)", re.IGNORECASE)
+
+
+def _is_stray_code(span: Span, found: Sequence[Span], text: str) -> bool:
+    """Whether a post code is no more than a number: four digits or fewer, and neither a place nor the word near by."""
+    value = text[span.start : span.end]
+    if span.entity_type != "ZIP_CODE" or len(value) > 4 or not value.isdecimal():
+        return False
+    if _CODE_WORD.search(text, max(0, span.start - _NEAR_ITS_PLACE), span.start):
+        return False
+    return not any(
+        other.entity_type in _PLACES
+        and other.start - _NEAR_ITS_PLACE < span.end
+        and span.start < other.end + _NEAR_ITS_PLACE
+        for other in found
+    )
 
 
 def _abbreviates(text: str, start: int, end: int) -> bool:

@@ -175,6 +175,17 @@ def test_sums_amounts_and_rows_of_numbers_are_no_phones(monkeypatch: pytest.Monk
     assert share_of_phones(SUMS, PLAIN) > 0.1
 
 
+def test_a_short_number_is_a_post_code_only_near_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def codes() -> int:
+        texts = [f"She read {n} pages more.\n#### {n}" for n in range(1000, 3000, 50)]
+        return sum(s.entity_type == "ZIP_CODE" for spans in by_layer(texts) for s in spans)
+
+    assert ("ZIP_CODE", "2000") in find("Post code 2000, Sydney")
+    assert codes() == 0
+    monkeypatch.setattr(names, "_PLACES", ("ZIP_CODE",))
+    assert codes() > 0
+
+
 # --- the layer itself -----------------------------------------------------------------------------------------
 
 
