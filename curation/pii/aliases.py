@@ -13,7 +13,6 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from hashlib import sha256
 from typing import NamedTuple, Protocol
 
 from curation.errors import ConflictError, UsageError
@@ -290,7 +289,7 @@ class Aliaser:
             self._register(row.entity_type, row.hash, row.alias)
 
     def _hmac(self, *parts: str) -> bytes:
-        return hmac.new(self._key, "\0".join(parts).encode("utf-8", "surrogatepass"), sha256).digest()
+        return hmac.digest(self._key, "\0".join(parts).encode("utf-8", "surrogatepass"), "sha256")
 
     def hash(self, entity_type: str, value: str) -> str:
         """The keyed hash under which the alias of a value is registered: 32 hexadecimal characters."""

@@ -19,6 +19,8 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from curation.pii.words import HIDDEN
+
 # Cyrillic and Greek letters that look like Latin ones, in the order of the Latin letters below.
 _ALIKE = "аеорсухіјѕԁһАВЕКМНОРСТХІЈЅοαυνικΑΒΕΗΙΚΜΝΟΡΤΥΧΖ"
 _LATIN = "aeopcyxijsdhABEKMHOPCTXIJSoauvikABEHIKMNOPTYXZ"
@@ -37,6 +39,7 @@ _EDITS = re.compile(
     r"|(?P<percent>%(?:40|2[BbDdEe]))|(?P<word>[ \t]?[\[({][ \t]?(?:at|dot)[ \t]?[\])}][ \t]?)",
     re.IGNORECASE,
 )
+_SIGNS = re.compile(rf"[&%\[({{{_HIDDEN}]")  # one of these stands in whatever is edited
 _PERCENT = {"40": "@", "2B": "+", "2D": "-", "2E": "."}
 
 
@@ -127,10 +130,10 @@ def fold(text: str) -> Folded:
     >>> folded = fold("a\\u200bb"); folded.text, folded.back(0, 2)
     ('ab', (0, 3))
     """
-    if text.isascii() and not any(sign in text for sign in "&%[({"):
-        return Folded(text)
-    plain = _same_length(text)
-    return _rewrite(plain, _EDITS, _written) if _EDITS.search(plain) else Folded(plain)
+    plain = text if text.replace(HIDDEN, "").isascii() else _same_length(text)
+    if _SIGNS.search(plain) is None or _EDITS.search(plain) is None:
+        return Folded(plain)
+    return _rewrite(plain, _EDITS, _written)
 
 
 _WRAP = re.compile(r"(?<=[\w@.\-])[ \t]*\r?\n[ \t]*(?=[\w@+])")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -62,26 +62,35 @@ class Network:
         self._slots = {}
         self._sums = np.zeros((1024, int(self.rows.shape[1])), np.float32)
 
-    def _slot(self, word: str) -> int:
-        """Where the sum of a new word is kept."""
-        slot = len(self._slots)
-        if slot == len(self._sums):
+    def _learn(self, new: Sequence[str]) -> None:
+        """Keep the sums of new words; each is added up by itself, in the order of its features."""
+        first, last = len(self._slots), len(self._slots) + len(new)
+        while last > len(self._sums):
             self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)])
-        used = words.features(word, self.lexicon)
-        self._sums[slot] = self.scale[used] @ self.rows[used].astype(np.float32)
-        self._slots[word] = slot
-        return slot
+        used = [words.features(word, self.lexicon) for word in new]
+        flat = np.array([row for rows in used for row in rows], np.intp)
+        starts = np.cumsum([0, *map(len, used[:-1])])
+        read = self.rows[flat].astype(np.float32)
+        read *= self.scale[flat, None]
+        np.add.reduceat(read, starts, axis=0, out=self._sums[first:last])
+        self._slots.update(zip(new, range(first, last), strict=True))
 
     def word_sums(self, tokens: Sequence[str]) -> Floats:
         """The sum of each token's feature rows, (tokens, embedding)."""
         if len(self._slots) > _REMEMBERED:
             self._forget()
         known = self._slots
-        slots = [known[t] if t in known else self._slot(t) for t in tokens]
-        return self._sums[np.array(slots, np.intp)]
+        if new := [word for word in dict.fromkeys(tokens) if word not in known]:
+            self._learn(new)
+        return self._sums[np.array([known[token] for token in tokens], np.intp)]
 
     def scores(self, texts: Sequence[words.Tokens], cases: Sequence[int]) -> list[Floats]:
-        """Scores of the labels at every token of each text, (tokens, labels); they say nothing across texts.
+        """Scores of the labels at every token of each text, (tokens, labels); they say nothing across texts."""
+        ends = np.cumsum([len(text.words) for text in texts])
+        return np.split(self.all_scores(texts, cases), ends[:-1])
+
+    def all_scores(self, texts: Sequence[words.Tokens], cases: Sequence[int]) -> Floats:
+        """The scores of one text behind those of the other, (tokens of all, labels).
 
         The texts lie behind each other with rows of zeros between them, so that no convolution sees a neighbour.
         """
@@ -89,7 +98,6 @@ class Network:
         lengths = np.array([len(text.words) for text in texts], np.intp)
         starts = np.cumsum([gap, *(lengths + gap)])
         at: Floats = np.zeros((int(starts[-1]), self.rows.shape[1]), np.float32)
-        mask = np.zeros((len(at), 1), np.float32)
         # Of each token: how many rows of zeros stand before it, and its number among the tokens.
         inside = np.repeat(starts[:-1] - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
         glued = [joined for text in texts for joined in text.glued]
@@ -97,15 +105,19 @@ class Network:
         read += self.glued[np.array(glued, np.intp)]
         read += self.case[np.repeat(np.array(cases, np.intp), lengths)]
         at[inside] = read
-        mask[inside] = 1
+        between = np.ones(len(at), bool)
+        between[inside] = False
+        gaps = np.flatnonzero(between)
         for (weights, bias), step in zip(self.layers, self.dilations, strict=True):
-            at = _convolved(at, weights, bias, step, mask)
-        told = at @ self.out + self.out_bias
-        return [told[s : s + n] for s, n in zip(starts.tolist(), lengths.tolist(), strict=False)]
+            at = _convolved(at, weights, bias, step, gaps)
+        told: Floats = at[inside] @ self.out
+        told += self.out_bias
+        return told
 
 
-def _convolved(at: Floats, weights: Floats, bias: Floats, step: int, mask: Floats) -> Floats:
-    """One convolution of width 3 at a distance of ``step``, rectified, added to its input where the sizes agree."""
+def _convolved(at: Floats, weights: Floats, bias: Floats, step: int, gaps: npt.NDArray[np.intp]) -> Floats:
+    """One convolution of width 3 at a distance of ``step``, rectified, added to its input where the sizes agree; the
+    rows ``gaps`` stay zeros."""
     size, depth = at.shape
     new = at @ weights[depth : 2 * depth]
     new[step:] += at[: size - step] @ weights[:depth]
@@ -114,7 +126,7 @@ def _convolved(at: Floats, weights: Floats, bias: Floats, step: int, mask: Float
     np.maximum(new, 0, out=new)
     if depth == new.shape[1]:
         new += at
-    new *= mask
+    new[gaps] = 0
     return new
 
 
@@ -186,7 +198,8 @@ class NamesLayer:
         self._kinds = [label.partition("-")[2] for label in self._model.labels]
         self._begins = [label.startswith("B-") for label in self._model.labels]
         self._caution = np.zeros(len(self._model.labels), np.float32)
-        self._caution[self._model.labels.index("O")] = caution
+        self._none = self._model.labels.index("O")
+        self._caution[self._none] = caution
 
     def find(self, text: str, language: str, deadline: Deadline) -> list[Span]:
         """Spans of one text. Raises :class:`Unscanned` for a language the model does not know."""
@@ -205,28 +218,36 @@ class NamesLayer:
             while end < len(texts) and size + len(read[end].words) <= _CHUNK:
                 size += len(read[end].words)
                 end += 1
-            cases = [words.case_of(text) for text in texts[at:end]]
-            for tokens, scores, text in zip(
-                read[at:end], self._model.scores(read[at:end], cases), texts[at:end], strict=True
-            ):
-                best = (scores - self._caution).argmax(axis=1).tolist() if tokens.words else []
-                found.append(self._spans(best, tokens, text))
+            found += self._look(texts[at:end], read[at:end])
             at = end
         return found
 
-    def _spans(self, best: Sequence[int], tokens: words.Tokens, text: str) -> list[Span]:
-        """Neighbours of one type are one span; a type's beginning after a gap of more than a space starts another."""
+    def _look(self, texts: Sequence[str], read: Sequence[words.Tokens]) -> Iterator[list[Span]]:
+        """The spans of each of the texts of one pass."""
+        scores = self._model.all_scores(read, [words.case_of(text) for text in texts])
+        best = (scores - self._caution).argmax(axis=1)
+        marked = np.flatnonzero(best != self._none)
+        labels = best[marked].tolist()
+        ends = np.cumsum([len(tokens.words) for tokens in read])
+        start, first = 0, 0
+        for text, tokens, last in zip(texts, read, np.searchsorted(marked, ends).tolist(), strict=True):
+            at = (marked[first:last] - start).tolist()
+            yield self._spans(dict(zip(at, labels[first:last], strict=True)), tokens, text)
+            start, first = start + len(tokens.words), last
+
+    def _spans(self, labels: Mapping[int, int], tokens: words.Tokens, text: str) -> list[Span]:
+        """Spans of the tokens that have a label other than none; neighbours of one type are one span, unless a label
+        begins another."""
         found: list[Span] = []
         open_kind, start, end = "", 0, 0
-        for i, label in enumerate(best):
+        for i, label in labels.items():
             kind = self._kinds[label]
-            if open_kind and (kind != open_kind or self._begins[label]):
-                found += _trimmed(start, end, open_kind, text)
-                open_kind = ""
-            if kind:
-                if not open_kind:
-                    open_kind, start = kind, tokens.starts[i]
-                end = tokens.ends[i]
+            goes_on = kind == open_kind and i - 1 in labels and not self._begins[label]
+            if not goes_on:
+                if open_kind:
+                    found += _trimmed(start, end, open_kind, text)
+                open_kind, start = kind, tokens.starts[i]
+            end = tokens.ends[i]
         if open_kind:
             found += _trimmed(start, end, open_kind, text)
         return [span for span in found if not _is_stray_code(span, found, text)]

@@ -22,9 +22,9 @@ from curation.pii.fold import fold
 from curation.pii.rule import ScrubRule
 from curation.pii.scan import Scanner
 from curation.pii.spans import Edit, Mark, Span, Unscanned, cut, overlaps, placed, resolve, uncut
+from curation.pii.words import HIDDEN
 from curation.records import DECISIONS, canonical_json, decision, table
 
-_OPAQUE = "\ufffc"  # the object replacement character: no letter, no digit, no space, no part of any pattern
 _MASK = re.compile(r"<[A-Z][A-Z_]*_\d+>")
 _Told = TypeVar("_Told")
 _ROUNDS = 6
@@ -247,7 +247,7 @@ def _frozen(edits: Iterable[Iterable[Edit]]) -> tuple[tuple[Edit, ...], ...]:
 def _hide(text: str, ranges: Sequence[tuple[int, int]]) -> str:
     """``text`` with the ranges blanked by characters that nothing matches, of the same length."""
     for start, end in ranges:
-        text = text[:start] + _OPAQUE * (end - start) + text[end:]
+        text = text[:start] + HIDDEN * (end - start) + text[end:]
     return text
 
 
@@ -329,7 +329,7 @@ def _values(parts: Sequence[str], spans: Sequence[Sequence[Span | Edit]]) -> set
         for part, row in zip(parts, spans, strict=True)
         for s in row
     )
-    kept = {f for f in found if len(f.value) >= _SHORTEST_LITERAL and _OPAQUE not in f.value}
+    kept = {f for f in found if len(f.value) >= _SHORTEST_LITERAL and HIDDEN not in f.value}
     people = [f for f in kept if f.entity_type == "PERSON"]
     return kept | {name for person in people for name in _names_of(person)}
 

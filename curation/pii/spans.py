@@ -51,6 +51,8 @@ def _longest_first(span: Span) -> tuple[int, float, int, str]:
 
 def _merged(group: list[Span]) -> Span:
     """One span over a whole overlapping group, of the type that explains most of it."""
+    if len(group) == 1:
+        return group[0]
     best = min(group, key=_longest_first)
     return Span(min(s.start for s in group), max(s.end for s in group), best.entity_type, best.score)
 

@@ -20,6 +20,7 @@ BUCKETS = 1 << 16
 # Letters with their inner apostrophes (O'Brien, but not the 's of Anna's), runs of digits, line breaks, single signs.
 # A stretch that was hidden from the scan, such as an alias, is one token.
 HIDDEN = "\ufffc"
+"""The object replacement character: no letter, no digit, no space, no part of any pattern."""
 TOKEN = re.compile(rf"[^\W\d_]+(?:['’](?![sS]\b)[^\W\d_]+)*|\d+|\n|{HIDDEN}+|[^\w\s]|_")
 
 FIRST, LAST, PLACE, COUNTRY, PEOPLE = 1, 2, 4, 8, 16

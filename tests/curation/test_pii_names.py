@@ -207,6 +207,15 @@ def test_without_the_gap_between_texts_neighbours_would_be_heard() -> None:
     assert not np.allclose(apart, model.scores(texts, [words.MIXED] * 2)[1])
 
 
+def test_a_word_is_summed_alike_alone_and_among_others() -> None:
+    told = sorted({word for text, _ in held_out()[:40] for word in words.tokens(text).words})
+    model, single = load(), load()
+    together = model.word_sums(told)
+    assert np.array_equal(together, np.concatenate([single.word_sums([word]) for word in told]))
+    used = words.features(told[0], model.lexicon)
+    assert np.allclose(together[0], model.scale[used] @ model.rows[used].astype(np.float32), atol=1e-5)
+
+
 def test_spans_do_not_depend_on_how_many_words_were_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [text for text, _ in held_out()[:40]]
     monkeypatch.setattr(names, "_REMEMBERED", 10)
