@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation import dedup, leakage, pii, quality, records, snapshot
+from curation import dedup, leakage, pii, quality, records, snapshot, vault
 from curation.config import settings
 from curation.errors import GateRefused
 from curation.ledger import Alias
-from curation.marks import Marks, marked
+from curation.marks import marked
 from curation.question import is_closed
 from curation.workspace import Progress, Workspace, silent, view
 
@@ -158,32 +158,58 @@ def _scrub(workspace: Workspace, rules: Rules, progress: Progress) -> None:
     """
     book = workspace.ledger
     labels_hi = book.labels_seen()
-    scrubber = pii.Scrubber(rules.scrubbing, workspace.key, known=book.aliases())
+    scan = _scanning(workspace, rules)
     gaps = book.gaps("scrub", rules.scrub)
-    marks = marked(workspace)
     seen: set[str] = set()
     done = 0
     for gap in (g for g in gaps if g.what == "record"):
         for page in book.view_pages(scrub_rule=None, after=gap.lo, kinds=ALL_KINDS, size=SCAN_PAGE):
-            found = _scan(workspace, scrubber, page.table, marks)
+            found = scan(page.table)
             book.decide("scrub", rules.scrub, found, covered=[("record", gap.lo, page.hi)], supersede=False)
             seen.update(page.table["record"].to_pylist())
             done += page.table.num_rows
             progress("scrubbing", done, None)
     for gap in (g for g in gaps if g.what == "label"):
-        _rescan(workspace, rules, scrubber, gap.lo, seen, marks)
+        _rescan(workspace, rules, scan, gap.lo, seen)
     nothing = records.DECISIONS.empty_table()
     book.decide("scrub", rules.scrub, nothing, covered=[("label", 0, labels_hi)], supersede=False)
 
 
-def _scan(workspace: Workspace, scrubber: pii.Scrubber, rows: pa.Table, marks: Marks) -> pa.Table:
-    found, aliases = pii.scrub_view(rows, scrubber, marks)
-    workspace.ledger.add_aliases([Alias(a.entity_type, a.hash, a.alias) for a in aliases])
-    return found
+def fill_vault(workspace: Workspace, *, progress: Progress = silent) -> None:
+    """Put the values of every record into the vault that an earlier scan knew nothing of. Raises :class:`UsageError` where
+    the workspace has none."""
+    vault.opened(workspace.root)
+    scan = _scanning(workspace, Rules(workspace))
+    done = 0
+    for page in workspace.ledger.view_pages(scrub_rule=None, kinds=ALL_KINDS, size=SCAN_PAGE):
+        scan(page.table)
+        done += page.table.num_rows
+        progress("filling the vault", done, None)
+
+
+def _scanning(workspace: Workspace, rules: Rules) -> Callable[[pa.Table], pa.Table]:
+    """What scans the rows of a view: decisions come back, aliases are registered, and kept in the vault if there is one."""
+    keeper = vault.keeper(workspace)
+    scrubber = pii.Scrubber(
+        rules.scrubbing,
+        workspace.key,
+        known=workspace.ledger.aliases(),
+        remember=keeper.note if keeper else None,
+    )
+    marks = marked(workspace)
+
+    def scan(rows: pa.Table) -> pa.Table:
+        found, aliases = pii.scrub_view(rows, scrubber, marks)
+        if keeper:
+            keeper.flush()
+        workspace.ledger.add_aliases([Alias(a.entity_type, a.hash, a.alias) for a in aliases])
+        return found
+
+    return scan
 
 
 def _rescan(
-    workspace: Workspace, rules: Rules, scrubber: pii.Scrubber, after: int, seen: set[str], marks: Marks
+    workspace: Workspace, rules: Rules, scan: Callable[[pa.Table], pa.Table], after: int, seen: set[str]
 ) -> None:
     """Scan the records that got a Label since they were scanned, whole: prompt and answers share their aliases, and the
     Label may be a mark.
@@ -196,7 +222,7 @@ def _rescan(
     for start in range(0, len(ids), SCAN_PAGE):
         some = ids[start : start + SCAN_PAGE]
         for page in book.view_pages(scrub_rule=None, records=some, kinds=ALL_KINDS):
-            found = _scan(workspace, scrubber, page.table, marks)
+            found = scan(page.table)
             standing = book.decisions(stage="scrub", rule=rules.scrub, records=some)
             book.decide("scrub", rules.scrub, changes(standing, found), covered=[], supersede=False)
 

@@ -10,13 +10,15 @@ The subject's own words never reach the ledger, the receipt or a message: they a
 from __future__ import annotations
 
 import hmac
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from curation import snapshot
+from curation import snapshot, vault
 from curation.errors import UsageError
+from curation.pii.aliases import Aliaser, name_words
 from curation.pii.fold import fold
 from curation.records import canonical_json, digest
 from curation.workspace import Workspace
@@ -52,7 +54,8 @@ class Receipt:
 
     ``adapters`` were trained on a snapshot that held a row of the subject, ``exports`` are files written from one, and
     ``tasks`` went to people: none of them can be emptied from here. ``remaining`` counts records whose key, group or
-    tags name the subject: they stand in the ledger's rows and keep their place in the chain.
+    tags name the subject: they stand in the ledger's rows and keep their place in the chain. ``vault`` counts entries
+    that told whose an alias is.
     """
 
     subject: str
@@ -64,6 +67,7 @@ class Receipt:
     exports: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     remaining: int = 0
+    vault: int = 0
     dry_run: bool = False
     digest: str = ""
 
@@ -94,10 +98,12 @@ def erase(workspace: Workspace, subject: Subject, *, dry_run: bool = False) -> R
         exports=_exports(workspace, concerned),
         tasks=_tasks(workspace, records),
         remaining=_beside(workspace, subject),
+        vault=vault.forget(workspace.root, kept := _in_vault(workspace, subject, records), dry_run=True),
         dry_run=dry_run,
     )
     if dry_run:
         return made
+    vault.forget(workspace.root, kept)
     for kind, names in held.items():
         for name in names:
             snapshot.empty_rows(workspace.store.path(kind, name), records)
@@ -176,6 +182,37 @@ def _annotators(workspace: Workspace, subject: Subject) -> list[str]:
     if missing := [name for name in subject.annotators if _plain(name) not in named]:
         raise UsageError(f"{len(missing)} of the annotators named are not known", next="See: tilth people")
     return [a.id for a in found]
+
+
+def _in_vault(workspace: Workspace, subject: Subject, records: set[str]) -> set[vault.Id]:
+    """What the vault may hold of the subject: the named values as any type, each word of a name by itself, and whatever
+    was replaced in the subject's records and in no other."""
+    if not vault.is_on(workspace.root):
+        return set()
+    known = workspace.ledger.aliases()
+    hashed = Aliaser(workspace.key).hash
+    values = {*subject.values, *(word for value in subject.values for word in name_words(value))}
+    types = {alias.entity_type for alias in known}
+    mine, others = _replacements(workspace, records)
+    alone = {word for text in mine - others for word in (text, *text.split())} - {
+        word for text in others for word in (text, *text.split())
+    }
+    return {(kind, hashed(kind, value)) for kind in types for value in values} | {
+        (alias.entity_type, alias.hash) for alias in known if alias.alias in alone
+    }
+
+
+def _replacements(workspace: Workspace, records: set[str]) -> tuple[set[str], set[str]]:
+    """What stands for values in these records, and in all others."""
+    mine: set[str] = set()
+    others: set[str] = set()
+    found = workspace.ledger.decisions(stage="scrub")
+    for record, evidence in zip(found["record"].to_pylist(), found["evidence"].to_pylist(), strict=True):
+        told = {
+            span["replacement"] for span in json.loads(evidence).get("spans", ()) if "replacement" in span
+        }
+        (mine if record in records else others).update(told)
+    return mine, others
 
 
 def _artifacts(workspace: Workspace, records: set[str]) -> dict[str, list[str]]:

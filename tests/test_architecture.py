@@ -37,6 +37,7 @@ JOINS = {
     *(
         "health",
         "lineage",
+        "vault",
         "relabel",
         "judging",
         "pairs",

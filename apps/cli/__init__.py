@@ -86,4 +86,5 @@ from apps.cli import (  # noqa: E402, F401
     serving,
     snapshots,
     team,
+    vault,
 )

@@ -50,6 +50,7 @@ def _told(done: dict[str, Any]) -> str:
         "texts emptied": done["texts"],
         "snapshots and tables emptied": held,
         "annotators forgotten": done["annotators"],
+        **({"entries of the vault taken out": done["vault"]} if done["vault"] else {}),
     }
     todo = [f"retrain or retire adapter {name}" for name in done["adapters"]]
     todo += [f"delete or replace the export {path}" for path in done["exports"]]

@@ -262,25 +262,34 @@ def name_words(value: str) -> list[str]:
     return whole or found
 
 
+Remember = Callable[[Alias, str], None]
+"""Told an alias and the value that it stands for."""
+
+
 class Aliaser:
     """Hands out aliases under a key, and remembers whose they are.
 
     ``known`` are the aliases that were registered before; ``is_name`` says of a word whether somebody or some place is
-    called so, and then it is no alias. Two values whose HMAC leads to the same alias
+    called so, and then it is no alias; ``remember`` is told every alias with its value, whenever one is handed out, and is for
+    a vault alone. Two values whose HMAC leads to the same alias
     (short numbers have few) get different ones: the second takes the next counter of its own HMAC. Only then
     does an alias depend on what was registered first. Raises :class:`UsageError` for a key under 16 bytes and
     :class:`ConflictError` where ``known`` gives one alias to two values.
     """
 
     def __init__(
-        self, key: bytes, known: Iterable[Known] = (), is_name: Callable[[str], bool] = lambda word: False
+        self,
+        key: bytes,
+        known: Iterable[Known] = (),
+        is_name: Callable[[str], bool] = lambda word: False,
+        remember: Remember | None = None,
     ) -> None:
         if len(key) < SHORTEST_KEY:
             raise UsageError(
                 f"the pseudonym key has {len(key)} bytes, fewer than {SHORTEST_KEY}",
                 next="Use a key made by `tilth init`, or os.urandom(32)",
             )
-        self._key, self._is_name = key, is_name
+        self._key, self._is_name, self._remember = key, is_name, remember
         self._owner: dict[str, tuple[str, str]] = {}
         self._alias: dict[tuple[str, str], str] = {}
         self._new: list[Alias] = []
@@ -311,6 +320,8 @@ class Aliaser:
         if whose not in self._alias:
             self._new.append(Alias(*whose, self._free(entity_type, canonical(entity_type, value), whose)))
             self._register(*self._new[-1])
+        if self._remember is not None:
+            self._remember(Alias(*whose, self._alias[whose]), value)
         return self._alias[whose]
 
     def _free(self, entity_type: str, value: str, whose: tuple[str, str]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow as pa
 
 from curation.pii import outside
-from curation.pii.aliases import Alias, Aliaser, AliasIndex, Known, canonical, masks, name_words
+from curation.pii.aliases import Alias, Aliaser, AliasIndex, Known, Remember, canonical, masks, name_words
 from curation.pii.fold import fold
 from curation.pii.rule import ScrubRule
 from curation.pii.scan import Scanner
@@ -75,17 +75,25 @@ texts of many at once."""
 
 
 class Scrubber:
-    """A rule and a key at work. ``known`` are the aliases registered so far, such as rows of the ledger.
+    """A rule and a key at work. ``known`` are the aliases registered so far, such as rows of the ledger; ``remember`` is
+    told whose each alias is, and is for a vault alone.
 
     ``missing`` names the listed layers that are not there: with any, every record is quarantined. Raises
     :class:`curation.errors.MissingExtra` without Presidio and :class:`curation.errors.UsageError` for a short
     key.
     """
 
-    def __init__(self, rule: ScrubRule, key: bytes, *, known: Iterable[Known] = ()) -> None:
+    def __init__(
+        self,
+        rule: ScrubRule,
+        key: bytes,
+        *,
+        known: Iterable[Known] = (),
+        remember: Remember | None = None,
+    ) -> None:
         self.rule = rule
         self.scanner = Scanner(rule)
-        self.aliaser = Aliaser(key, known, _lexicon(rule))
+        self.aliaser = Aliaser(key, known, _lexicon(rule), remember)
 
     @property
     def missing(self) -> list[str]:

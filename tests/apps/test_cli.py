@@ -249,3 +249,23 @@ def test_control_characters_of_data_never_reach_the_terminal(desk: Path) -> None
         assert not any(
             (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 or c == "\u202e" for c in shown
         )
+
+
+def test_the_vault_by_the_command_line_says_what_is_wrong_with_the_right_code(desk: Path) -> None:
+    def vault(*words: str, code: int = 0) -> Any:
+        return tilth("--workspace", "desk", "vault", *words, cwd=desk, code=code)
+
+    assert "no vault" in vault("show", "Madu", code=2)["error"]["what"]
+    vault("enable", "--key-file", "key", "--dry-run")
+    assert not (desk / "key").exists()
+    vault("enable", "--key-file", "key")
+    vault("enable", "--key-file", "key", code=4)
+    assert "holds no alias" in vault("show", "Madu", code=2)["error"]["what"]
+    assert "--yes" in vault("destroy", code=2)["error"]["next"]
+    (desk / "desk" / ".tilth" / "vault").open("a").write(
+        '{"type": "PERSON", "hash": "x", "sealed": "AAAA"}\n'
+    )
+    vault("show", "Madu", code=5)
+    (desk / "key").write_text("0" * 64)
+    assert "not the one" in vault("export", "values.jsonl", code=2)["error"]["what"]
+    assert vault("destroy", "--yes")["entries"] == 1

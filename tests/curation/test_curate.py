@@ -166,18 +166,19 @@ def test_without_the_stage_they_would_be_trained_on(tmp_path, monkeypatch):
 
 def test_a_leak_that_two_aliases_hide_is_found_on_the_raw_view(tmp_path, monkeypatch):
     """Scrubbing is made to give every record other words, as aliases would."""
-    real = curate._scan
+    real = curate.pii.scrub_view
 
-    def scan(opened, scrubber, rows, marks):
-        found = real(opened, scrubber, rows, marks).to_pylist()
+    def scan(rows, scrubber, marks):
+        told, aliases = real(rows, scrubber, marks)
+        found = told.to_pylist()
         for record, prompt in zip(rows["record"].to_pylist(), rows["prompt"].to_pylist(), strict=True):
             other = " ".join(f"{word}{record[:4]}" for word in prompt.split())
             found = [d for d in found if (d["record"], d["label"]) != (record, None)]
             output = json.dumps(curate.records.user_message(other))
             found.append(curate.records.decision(record, "rewrite", "alias", output=output))
-        return curate.records.table(found, curate.records.DECISIONS)
+        return curate.records.table(found, curate.records.DECISIONS), aliases
 
-    monkeypatch.setattr(curate, "_scan", scan)
+    monkeypatch.setattr(curate.pii, "scrub_view", scan)
     folder = reserved_and_leaking(tmp_path / "w")
     assert {"exact", "near", "ngram"} <= set(leaking(folder))
 
