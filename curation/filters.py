@@ -43,6 +43,14 @@ def texts_of(block: Block, fields: Sequence[str]) -> list[str]:
     return [formats.text_of(row, formats.text_fields(row, fields)) for row in rows]
 
 
+def compared_by(source: Repeatable, fields: Sequence[str]) -> tuple[str, ...] | None:
+    """The fields whose text stands for a row, as its first row has them; ``None`` where there is no row."""
+    for block in source.blocks():
+        for row in block.objects():
+            return formats.text_fields(row, fields)
+    return None
+
+
 def _about(rows: int, share: float) -> int | None:
     """How many rows there will be, to two digits: the share of the bytes that is behind tells no more."""
     if not share:

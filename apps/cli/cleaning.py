@@ -233,9 +233,31 @@ def decontaminate(
     ids: dict[int, Any] = {}
     with opened(out, source, *against) as (meter, _, (rows, *sets)):
         many = workers(engine, rows.size)
+        warnings = list(_unlike(rows, sets, named(fields)))
+        for warning in warnings:
+            session.say(warning)
         found = filters.find_leaks(rows, sets, named(fields), rule, workers=many, progress=meter)
         write_lines(out, dry_run, filters.clean_lines(rows, found, ids))
     tell_all(matches, dry_run, filters.leaks(found, ids))
     methods = Counter(leak.method for leak in found.leaks.values())
     result = {"rows": found.rows, "removed": len(found.leaks), "by_method": dict(methods)}
-    report(result, start, dry_run)
+    report(result | ({"warnings": warnings} if warnings else {}), start, dry_run)
+
+
+def _unlike(rows: Repeatable, sets: Iterable[Repeatable], fields: list[str]) -> Iterator[str]:
+    """Which evaluation sets are compared by other fields than the rows are, in words. Raises ``UsageError`` for a set
+    without a row: nothing would be found, and that would look like no leak."""
+    from curation import filters
+
+    own = filters.compared_by(rows, fields)
+    for held in sets:
+        theirs = filters.compared_by(held, fields)
+        if theirs is None:
+            raise UsageError(
+                "the evaluation set holds no row", where=f"--against {held.name}", next="Give one with rows"
+            )
+        if own is not None and own != theirs:
+            yield (
+                f"{held.name} is compared by its {' and '.join(theirs)}, {rows.name} by its {' and '.join(own)}: "
+                "equal texts may differ; name the fields that both hold with --fields"
+            )

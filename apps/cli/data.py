@@ -311,8 +311,13 @@ def _explain(opened: Any, record: str) -> None:
     """Every decision on a record; with a quality filter, what it looks for and where its limit was published."""
     import json
 
+    from curation.errors import UsageError
     from curation.quality import CATALOGUE
 
+    if not opened.ledger.records([record]).num_rows:
+        raise UsageError(
+            f"there is no record {record!r}", where="--explain", next="Give an id as `tilth export` writes it"
+        )
     rows = opened.ledger.decisions(records=[record]).to_pylist()
     for row in rows:
         looked = CATALOGUE.get(json.loads(row["evidence"] or "{}").get("filter", ""))

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -174,3 +175,21 @@ def test_a_row_that_lies_in_one_that_was_there_is_named_with_its_file(tmp_path: 
     (tmp_path / "new.jsonl").write_text(json.dumps({"id": "mail", "text": mail}))
     tilth("dedup", "new.jsonl", "--against", "old.jsonl", "--contained", "c.jsonl", cwd=tmp_path)
     assert json.loads((tmp_path / "c.jsonl").read_text())["within"] == "old.jsonl:1"
+
+
+def against(folder: Path, held: str, *words: str, code: int = 0) -> Any:
+    (folder / "rows.jsonl").write_text(LINES)
+    (folder / "test.jsonl").write_text(held)
+    return tilth("decontaminate", "rows.jsonl", "--against", "test.jsonl", *words, cwd=folder, code=code)
+
+
+def test_an_evaluation_set_without_rows_is_refused(tmp_path: Path) -> None:
+    assert "holds no row" in against(tmp_path, "", code=2)["error"]["what"]
+
+
+def test_a_set_that_is_compared_by_other_fields_is_told(tmp_path: Path) -> None:
+    prompt = json.dumps({"id": "t", "prompt": "Something else!"})
+    assert (
+        "by its prompt, rows.jsonl by its prompt and completion" in against(tmp_path, prompt)["warnings"][0]
+    )
+    assert "warnings" not in against(tmp_path, prompt, "--fields", "prompt")

@@ -269,3 +269,8 @@ def test_the_vault_by_the_command_line_says_what_is_wrong_with_the_right_code(de
     (desk / "key").write_text("0" * 64)
     assert "not the one" in vault("export", "values.jsonl", code=2)["error"]["what"]
     assert vault("destroy", "--yes")["entries"] == 1
+
+
+def test_a_record_that_is_not_there_cannot_be_explained(desk: Path) -> None:
+    told = tilth("--workspace", "desk", "curate", "--explain", "zzz", cwd=desk, code=2)
+    assert "'zzz'" in told["error"]["what"]
