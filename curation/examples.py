@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,7 @@ def example_tables(
     """Consensus rows joined with the scrubbed messages of their records, a page at a time."""
     for start in range(0, len(rows), PAGE):
         page = rows[start : start + PAGE]
-        views = views_of(workspace, rules, page)
+        views = _with_opaque_groups(views_of(workspace, rules, page), workspace.key)
         places = pc.index_in(pa.array([c.record for c in page], pa.string()), value_set=views["record"])
         if places.null_count:  # not in view any more: undone, or erased
             page = [c for c, place in zip(page, places.to_pylist(), strict=True) if place is not None]
@@ -80,6 +81,20 @@ def views_of(workspace: Workspace, rules: Rules, page: Sequence[Consensus]) -> p
     ids = list(dict.fromkeys(c.record for c in page))
     pages = workspace.ledger.view_pages(scrub_rule=rules.scrub, records=ids, kinds=())
     return pa.concat_tables([records.VIEW.empty_table(), *(p.table for p in pages)]).combine_chunks()
+
+
+def _with_opaque_groups(views: pa.Table, key: bytes) -> pa.Table:
+    """The views with a keyed hash in the place of each group, which may be a customer's name or address: the same group
+    has the same hash in every snapshot of the workspace, and nobody without its key can tell whose it is."""
+    column = views["group"]
+    known = {
+        group: "group-"
+        + hmac.digest(key, b"group\0" + group.encode("utf-8", "surrogatepass"), "sha256").hex()[:20]
+        for group in pc.unique(column).to_pylist()
+        if group is not None
+    }
+    hashed = pa.array([known.get(group) for group in column.to_pylist()], pa.string())
+    return views.set_column(views.column_names.index("group"), "group", hashed)
 
 
 def _example_table(
