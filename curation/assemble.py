@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import consensus, pii, records, snapshot, voting
+from curation.collector import without_collector
 from curation.config import settings
 from curation.consensus import Consensus, Opinion
 from curation.curate import BLOCKING, STAGES, Rules, blocked, require_covered, save_table, tally, without
-from curation.engine import cores, without_collector
+from curation.engine import cores
 from curation.errors import UsageError
 from curation.examples import Lineage, example_tables
 from curation.ledger import Function, Question

@@ -7,7 +7,6 @@ than a few batches per process, and it leaves no process behind: not after an er
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from curation.collector import without_collector
 from curation.errors import TilthError, UsageError
 
 Batch = TypeVar("Batch")
@@ -97,18 +97,6 @@ def run_ahead(produce: Callable[..., Iterator[Result]], *arguments: Any) -> Iter
         ours.close()
         process.terminate()
         process.join()
-
-
-@contextmanager
-def without_collector() -> Iterator[None]:
-    """No search for cycles within the block: among a million rows that hold none, looking takes up to half the time."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 def _produce(out: Connection, produce: Callable[..., Iterator[Any]], arguments: tuple[Any, ...]) -> None:

@@ -23,8 +23,9 @@ from typing import Any
 import pyarrow as pa
 
 from curation import config as configuration
-from curation import engine, formats, intake, records
+from curation import formats, intake, records
 from curation.artifacts import Store
+from curation.collector import without_collector
 from curation.errors import ConflictError, UsageError, storage_errors
 from curation.ledger import Added, Ledger, Passage
 
@@ -202,7 +203,7 @@ def ingest(
         trust=trust,
     )
     reserved: list[str] = []
-    with engine.without_collector():
+    with without_collector():
         for prepared in chain(first, batches):
             total += _store(book, number, path.name, prepared)
             if eval_set:

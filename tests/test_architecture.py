@@ -25,6 +25,7 @@ BASE = {
     "recall",
     "contained",
     "calibration",
+    "collector",
 }
 EDGES = {"config", "formats"}
 STAGES = {
@@ -66,6 +67,7 @@ ALLOWED["shingles"] = {"errors", "folding", "kernels"}
 ALLOWED["kernels"] = set()
 ALLOWED["minhash"] = {"records", "errors", "text", "folding", "shingles"}
 ALLOWED["calibration"] = set()
+ALLOWED["collector"] = set()
 ALLOWED["grouping"] = {"shingles", "minhash"}
 ALLOWED["recall"] = {"errors", "shingles", "minhash", "grouping"}
 ALLOWED["contained"] = {"shingles", "grouping", "recall"}

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
+from curation.collector import without_collector
 from curation.pii import outside
 from curation.pii.aliases import Alias, Aliaser, AliasIndex, Known, Remember, canonical, masks, name_words
 from curation.pii.fold import fold
@@ -132,7 +133,8 @@ class Scrubber:
         Only where two values lead to one alias does the second's depend on the company: whichever was scanned clean
         first keeps it.
         """
-        return self._driven([self._work(unit) for unit in units], [unit.language for unit in units])
+        with without_collector():
+            return self._driven([self._work(unit) for unit in units], [unit.language for unit in units])
 
     def _driven(
         self, work: Sequence[Asking[_Told]], languages: Sequence[str | None]

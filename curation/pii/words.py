@@ -46,11 +46,18 @@ def tokens(text: str) -> Tokens:
     >>> tokens("Anna O'Hara's, 12b").words
     ['Anna', "O'Hara", "'", 's', ',', '12', 'b']
     """
-    found = [(m.group(), m.start(), m.end()) for m in TOKEN.finditer(text)]
-    if not found:
-        return Tokens([], [], [], [])
-    words, starts, ends = (list(column) for column in zip(*found, strict=True))
-    glued = [start == end for start, end in zip(starts, [-1, *ends], strict=False)]
+    # Between tokens there is white space alone, so a word is where it is found next.
+    words = TOKEN.findall(text)
+    starts: list[int] = []
+    ends: list[int] = []
+    glued: list[bool] = []
+    end = -1
+    for word in words:
+        start = text.index(word, max(end, 0))
+        glued.append(start == end)
+        end = start + len(word)
+        starts.append(start)
+        ends.append(end)
     return Tokens(words, starts, ends, glued)
 
 
