@@ -6,6 +6,7 @@ finished work again instead of doing it twice. torch is imported by the first ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -41,12 +42,20 @@ class LocalLearner:
     def base(self, texts: Iterator[str], progress: Progress) -> str:
         """The configured base; the bundled one practises on the unlabelled texts first, for ``adapt_steps``."""
         from training.model import BUNDLED
+        from training.pretrain import practise_base
 
         section = self.workspace.config.train
         if section.base != BUNDLED or not section.adapt_steps:
             return section.base
         few = list(islice(texts, MOST_TEXTS))
-        return practised_base(few, self._root / "bases", section.adapt_steps, progress).name
+        out = self._root / "bases" / practised_name(few, section.adapt_steps)
+        if not out.is_dir():
+            # Another run may be making it: nothing can be done without it, so it is waited for as long as it takes.
+            with held(self.workspace.ledger, f"base:{out.name}", patience=math.inf):
+                if not out.is_dir():
+                    told = steps_of(progress, "practising on the texts")
+                    practise_base(few, out, steps=section.adapt_steps, progress=told)
+        return out.name
 
     def _reference(self, base: str) -> str:
         made = self._root / "bases" / base
@@ -178,16 +187,12 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def practised_base(texts: Sequence[str], folder: Path, steps: int, progress: Progress) -> Path:
-    """What the bundled base becomes by practising on these texts, or what the same texts made of it before."""
+def practised_name(texts: Sequence[str], steps: int) -> str:
+    """The name of what the bundled base becomes by practising on these texts: the digest of what it is made of."""
     from training.model import BUNDLED, resolve_base
-    from training.pretrain import practise_base
 
     made_of = [resolve_base(BUNDLED).digest, sorted(records.digest(text) for text in texts), steps]
-    out = folder / records.digest(records.canonical_json(made_of))
-    if not out.is_dir():
-        practise_base(texts, out, steps=steps, progress=steps_of(progress, "practising on the texts"))
-    return out
+    return records.digest(records.canonical_json(made_of))
 
 
 def steps_of(progress: Progress, what: str) -> Any:

@@ -34,15 +34,17 @@ class LedgerSink:
 
 
 @contextmanager
-def held(ledger: Ledger, name: str, seconds: float = HOLD_SECONDS) -> Iterator[LedgerSink]:
+def held(
+    ledger: Ledger, name: str, seconds: float = HOLD_SECONDS, *, patience: float | None = None
+) -> Iterator[LedgerSink]:
     """The one right to make what ``name`` stands for, kept alive by a thread while the block works.
 
     A process that was killed stops renewing and is succeeded after ``seconds``; one that was stopped and woken finds its
-    lease gone and publishes nothing. Waits that long for a silent holder, then raises ``ConflictError`` naming one that
-    is at work.
+    lease gone and publishes nothing. Waits that long for a silent holder, or ``patience`` seconds for one at work, then
+    raises ``ConflictError`` naming one that is at work.
     """
     with ExitStack() as stack:
-        lease = _awaited(stack, ledger, name, seconds)
+        lease = _awaited(stack, ledger, name, seconds, 1.2 * seconds if patience is None else patience)
         done = threading.Event()
         keeper = threading.Thread(target=_keep, args=(lease, done, seconds / 3), daemon=True)
         keeper.start()
@@ -53,8 +55,8 @@ def held(ledger: Ledger, name: str, seconds: float = HOLD_SECONDS) -> Iterator[L
             keeper.join()
 
 
-def _awaited(stack: ExitStack, ledger: Ledger, name: str, seconds: float) -> Lease:
-    until = time.monotonic() + 1.2 * seconds
+def _awaited(stack: ExitStack, ledger: Ledger, name: str, seconds: float, patience: float) -> Lease:
+    until = time.monotonic() + patience
     while True:
         try:
             return stack.enter_context(ledger.lease(name, seconds))

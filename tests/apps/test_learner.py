@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -173,6 +175,57 @@ def test_eight_triggers_at_once_give_one_run(tmp_path: Path) -> None:
     with open_workspace(folder, actor="ana") as opened:
         kinds = [event.kind for event in opened.ledger.events()]
     assert kinds.count("train-started") == kinds.count("train-finished") == 1
+
+
+def _practised(folder: Path, made: Any, queue: Any) -> None:
+    """Make the base, slowly enough that the other process asks for it meanwhile."""
+    from training import pretrain
+
+    real = pretrain.practise_base
+
+    def slow(texts: list[str], out: Path, **options: Any) -> Any:
+        made.put(os.getpid())
+        time.sleep(1.5)
+        return real(texts, out, **options)
+
+    pretrain.practise_base = slow
+    with open_workspace(folder, actor="ana") as opened:
+        try:
+            queue.put(base(LocalLearner(opened)))
+        except Exception as error:
+            queue.put(repr(error))
+
+
+def _practised_by_two(folder: Path) -> tuple[int, set[str]]:
+    """How many of two processes at once made the base, and what they say that it is called."""
+    context = multiprocessing.get_context("fork")
+    made, queue = context.Queue(), context.Queue()
+    started = [context.Process(target=_practised, args=(folder, made, queue)) for _ in range(2)]
+    for process in started:
+        process.start()
+    found = {queue.get(timeout=300) for _ in started}
+    makers = [made.get(timeout=60)]
+    with suppress(Empty):
+        makers.append(made.get(timeout=1))
+    for process in started:
+        process.join()
+    return len(makers), found
+
+
+def test_of_two_runs_at_once_one_practises_the_base_and_the_other_waits_for_it(tmp_path: Path) -> None:
+    folder = desk(tmp_path / "w")
+    makers, found = _practised_by_two(folder)
+    assert makers == 1
+    assert [path.name for path in (folder / "artifacts" / "bases").iterdir()] == list(found)
+
+
+def test_without_the_lease_both_would_practise_and_one_would_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apps.learner.held", lambda *args, **options: nullcontext())
+    makers, found = _practised_by_two(desk(tmp_path / "w"))
+    assert makers == 2
+    assert any("Conflict" in name or "Error" in name for name in found)
 
 
 def _slowly(folder: Path, out: Path, queue: Any) -> None:
