@@ -30,13 +30,14 @@ BATCH_TOKENS = 8192
 """How many tokens go through the model at once, padding and classes included."""
 
 MAX_NEW_TOKENS = 96
-TREE_NODES = 96
+TREE_NODES = 64
 """How many nodes of a prefix tree go through the model at once. Every node is compared with all of its piece though it
 sees its ancestors alone, so small pieces waste less; far smaller ones share too few beginnings."""
 
-# Logits held at once, in numbers. 16 MB of float32 stay near a core, and below what the C library maps anew each time; a
-# GPU would rather have fewer calls.
-_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}
+# Logits held at once, in numbers, and how many tokens of the vocabulary they are of on a CPU. 1 MB of float32 stays in a
+# core's own cache; a GPU would rather have fewer calls.
+_LOGITS = {"cpu": 1 << 18, "cuda": 1 << 26}
+_TILE = 512
 
 Prompt = str | Sequence[Message]
 
@@ -351,10 +352,14 @@ def log_softmax(model: Any, states: torch.Tensor) -> torch.Tensor:
     return torch.log_softmax(_logits(model, states), dim=-1)
 
 
-def _logits(model: Any, states: torch.Tensor) -> torch.Tensor:
-    """What the model's own forward would give before the softmax, in float32."""
+def _logits(model: Any, states: torch.Tensor, tokens: range | None = None) -> torch.Tensor:
+    """What the model's own forward would give before the softmax, in float32: for every token, or for a range of them."""
     causal = _causal(model)
-    logits = causal.get_output_embeddings()(states).float()
+    head = causal.get_output_embeddings()
+    if tokens is None or len(tokens) == len(head.weight):
+        logits = head(states).float()
+    else:
+        logits = _some_logits(head, states, tokens).float()
     config = causal.config.get_text_config()
     scale = getattr(config, "logit_scale", None)
     divisor = getattr(config, "logits_scaling", None)
@@ -362,6 +367,12 @@ def _logits(model: Any, states: torch.Tensor) -> torch.Tensor:
     logits = logits if scale is None else logits * scale
     logits = logits if divisor is None else logits / divisor
     return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def _some_logits(head: torch.nn.Linear, states: torch.Tensor, tokens: range) -> torch.Tensor:
+    chosen = slice(tokens.start, tokens.stop)
+    bias = None if head.bias is None else head.bias[chosen]
+    return torch.nn.functional.linear(states, head.weight[chosen], bias)
 
 
 # ------------------------------------------------------------------------------------------- the answer
@@ -533,27 +544,51 @@ def _tree_states(prompts: Prefill, tree: ClassTree) -> torch.Tensor:
 
 
 def _path_sums(model: Any, states: torch.Tensor, tree: ClassTree) -> np.ndarray:
-    """Sum over each class's steps of log p(token | node), a few positions at a time to bound the logits held.
-
-    Of the log-softmax only the normaliser and the tokens that follow in the tree are computed.
-    """
-    rows, width, _ = states.shape
+    """Sum over each class's steps of log p(token | node), from the hidden states of the nodes, (rows, nodes, hidden)."""
     steps = sorted({step for path in tree.paths for step in path})
+    following = sorted({token for _, token in steps})
+    logits, normalisers = _followed(model, states.flatten(0, 1), following)
+    nodes = [node for node, _ in steps]
+    tokens = [following.index(token) for _, token in steps]
+    by_node = (
+        logits.view(*states.shape[:2], -1)[:, nodes, tokens] - normalisers.view(states.shape[:2])[:, nodes]
+    )
+    table_of = by_node.double().cpu().numpy()
     column = {step: i for i, step in enumerate(steps)}
-    nodes = torch.tensor([node for node, _ in steps], device=states.device)
-    tokens = torch.tensor([token for _, token in steps], device=states.device).repeat(rows)
-    places = (torch.arange(rows, device=states.device)[:, None] * width + nodes).flatten()
-    ordered = places.cpu().numpy()
-    values = torch.empty(len(places), device=states.device)
-    vocabulary = _causal(model).get_output_embeddings().weight.shape[0]
-    size = max(1, _LOGITS[states.device.type] // vocabulary)
-    for start in range(0, rows * width, size):
-        first, last = np.searchsorted(ordered, [start, start + size])
-        logits = _logits(model, states.flatten(0, 1)[start : start + size])
-        here = places[first:last] - start
-        values[first:last] = logits[here, tokens[first:last]] - logits.logsumexp(dim=-1)[here]
-    table_of = values.view(rows, len(steps)).double().cpu().numpy()
     return np.stack([table_of[:, [column[s] for s in path]].sum(axis=1) for path in tree.paths], axis=1)
+
+
+def _followed(
+    model: Any, states: torch.Tensor, following: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits of a few tokens at every position, (positions, tokens), and the log-normaliser of each position.
+
+    The normaliser needs every logit, but no logit needs to be kept: they are made a tile at a time, small enough to
+    stay in a core's cache while it is summed. The normaliser of a tile is any logit of it less its log-softmax.
+    """
+    kept, normalisers = [], []
+    for tile in _vocabulary_tiles(model, states.device.type):
+        inside = [token - tile.start for token in following if token in tile]
+        parts = []
+        for some in states.split(max(1, _LOGITS[states.device.type] // len(tile))):
+            logits = _logits(model, some, tile)
+            parts.append((logits[:, inside], logits[:, 0] - torch.log_softmax(logits, dim=-1)[:, 0]))
+        kept.append(torch.cat([chosen for chosen, _ in parts]))
+        normalisers.append(torch.cat([normaliser for _, normaliser in parts]))
+    return torch.cat(kept, dim=1), torch.logsumexp(torch.stack(normalisers), dim=0)
+
+
+def _vocabulary_tiles(model: Any, device: str) -> list[range]:
+    """The vocabulary in ranges of token ids: whole on a GPU, and under a head that is no plain matrix."""
+    head = _causal(model).get_output_embeddings()
+    size = len(head.weight)
+    step = _TILE if device == "cpu" and _cuttable(head) else size
+    return [range(first, min(first + step, size)) for first in range(0, size, step)]
+
+
+def _cuttable(head: Any) -> bool:
+    """Whether a part of the head's matrix gives that part of its logits: what wraps or extends a matrix adds to them."""
+    return type(head) is torch.nn.Linear
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """How fast the trainer and the scorer are, beside what they replace, in one run.
 
     python -m tests.bench.train [training|curves|where|scoring] [--base DIR] [--rows 600] [--steps 12] [--repeat 3]
+    python -m tests.bench.train scoring [--labels 300] [--pool 1000] [--few 16] [--repeat 3]
 
 `training`: our loop against trl's ``SFTTrainer``, same rows, base, adapter, rows per update and number of updates: tokens
 that are not padding per CPU second, and the validation loss that came of it. trl is taken twice: as it comes, and with
@@ -8,7 +9,7 @@ gradient checkpointing off and in float32, which is what our loop does on a smal
 our updates, row for row, from the same first weights, so that the loss of every update can be compared. `where`: what
 trl's step spends its time on. `scoring`: a pool over a closed set of answers, as a prefix tree after cached prompts, one
 call at a time (with the head on the answer's tokens alone, and as the model's own forward gives it), and batched without
-a cache.
+a cache; with ``--labels`` also by an adapter that has learned so many of them.
 
 Rows are E2E and GSM8K from the real data beside the project where that is (``$TILTH_DATA``), and made-up sentences of
 the same lengths where it is not. CPU seconds, since other work on the machine then counts least; the sides take turns,
@@ -42,6 +43,7 @@ from training.model import BUNDLED, load_base, resolve_base
 from training.recipe import Recipe
 from training.rows import encode_rows, split_rows
 from training.score import BATCH_TOKENS, log_softmax, plain_class_logprobs, score_classes
+from training.train import train
 
 LR = 2e-3
 LONGEST = 1024
@@ -265,17 +267,17 @@ def where(base: str, count: int, batch: int) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------- scoring
 
 
-def banking() -> tuple[list[str], list[str]]:
-    """Customers' questions and the 77 classes; made up where the data is not."""
+def banking() -> Rows:
+    """Customers' questions, each with one of 77 classes; made up where the data is not."""
     path = data() / "intent-banking77" / "train.csv"
     if not path.is_file():
-        rng = random.Random(0)
-        return [" ".join(rng.choices(WORDS, k=rng.randint(6, 20))) for _ in range(10_000)], [
-            "_".join(rng.sample(WORDS, 3)) + f"_{i}" for i in range(77)
+        names = [
+            f"{row['completion'].replace(' ', '_')}_{i}" for i, row in enumerate(made_up(77, (1, 1), (3, 3)))
         ]
+        asked = made_up(10_000, (6, 20), (1, 1))
+        return [row | {"completion": names[i % len(names)]} for i, row in enumerate(asked)]
     with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [row["text"] for row in rows], sorted({row["category"] for row in rows})
+        return [{"prompt": row["text"], "completion": row["category"]} for row in csv.DictReader(file)]
 
 
 @torch.no_grad()
@@ -319,9 +321,10 @@ def scoring(base: str, pool: int, few: int, repeat: int) -> dict[str, Any]:
     The slow ways get ``few`` prompts drawn from the pool, since their rate does not depend on how many there are.
     """
     loaded = open_model(base, device="cpu")
-    questions, classes = banking()
+    rows = banking()
+    classes = sorted({row["completion"] for row in rows})
     rng = random.Random(1)
-    asked = [questions[i % len(questions)] for i in range(pool)]
+    asked = [rows[i % len(rows)]["prompt"] for i in range(pool)]
     found: dict[str, list[float]] = {name: [] for name in ("tree", "batched", "single", "forward")}
     apart = 0.0
     for _ in range(repeat):
@@ -350,6 +353,12 @@ def scoring(base: str, pool: int, few: int, repeat: int) -> dict[str, Any]:
         "times_batched_without_cache": ratio(found["tree"], found["batched"]),
         "largest_difference_nats": apart,
     }
+
+
+def after_labels(base: str, labels: int, folder: Path) -> str:
+    """An adapter on the base that has learned so many of the customers' questions."""
+    learned = random.Random(7).sample(banking(), labels)
+    return str(train(learned, Recipe(max_length=256), base, folder, device="cpu").adapter)
 
 
 # ---------------------------------------------------------------------------------------------- common
@@ -384,6 +393,7 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=1000)
     parser.add_argument("--few", type=int, default=16)
     parser.add_argument("--repeat", type=int, default=3, help="Turns; seeds of the curves.")
+    parser.add_argument("--labels", type=int, default=0, help="Score by an adapter of so many labels, too.")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -397,6 +407,10 @@ def main() -> None:
         report["where"] = where(base, options.rows, batch)
     if options.what in ("all", "scoring"):
         report["scoring"] = scoring(base, options.pool, options.few, options.repeat)
+        if options.labels:
+            with tempfile.TemporaryDirectory() as folder:
+                adapter = after_labels(base, options.labels, Path(folder) / "adapter")
+                report["scoring_after_labels"] = scoring(adapter, options.pool, options.few, options.repeat)
     print(json.dumps(report, indent=2))
 
 

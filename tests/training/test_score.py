@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from curation import records
 from curation.acquisition import AcquisitionRule, select
@@ -78,8 +82,35 @@ def test_a_tree_in_pieces_gives_what_it_gives_whole(loaded, monkeypatch):
     whole = score_classes(loaded, PROMPTS, CLASSES)
     monkeypatch.setattr(scoring, "TREE_NODES", 8)
     monkeypatch.setitem(scoring._LOGITS, "cpu", 1)
+    monkeypatch.setattr(scoring, "_TILE", 7)
     assert len(ClassTree.of(CLASSES, loaded.tokenizer).pieces()) > 1
     assert np.abs(score_classes(loaded, PROMPTS, CLASSES).logprobs - whole.logprobs).max() < 1e-4
+
+
+class Shifted(torch.nn.Linear):
+    """A head that is more than its matrix, as one with an adapter on it is."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return super().forward(states) + torch.linspace(0, 3, self.out_features)
+
+
+def _shifted(loaded: Loaded) -> Loaded:
+    model = copy.deepcopy(loaded.model)
+    matrix = model.get_output_embeddings().weight
+    head = Shifted(matrix.shape[1], matrix.shape[0], bias=False)
+    head.weight = matrix
+    model.set_output_embeddings(head)
+    return replace(loaded, model=model)
+
+
+def test_a_head_that_is_more_than_its_matrix_is_asked_as_a_whole(loaded, monkeypatch):
+    monkeypatch.setattr(scoring, "_TILE", 7)
+    more = _shifted(loaded)
+    expected = plain(more, PROMPTS, CLASSES)
+    assert np.abs(expected - plain(loaded, PROMPTS, CLASSES)).max() > 1e-2
+    assert np.abs(score_classes(more, PROMPTS, CLASSES).logprobs - expected).max() < 1e-4
+    monkeypatch.setattr(scoring, "_cuttable", lambda head: True)
+    assert np.abs(score_classes(more, PROMPTS, CLASSES).logprobs - expected).max() > 1e-2
 
 
 def test_a_tree_shares_beginnings_and_spells_every_class(loaded):
@@ -133,8 +164,6 @@ def test_the_order_of_the_pool_changes_no_score(loaded):
 
 
 def test_greedy_answers_are_those_of_the_librarys_own_generate(loaded):
-    import torch
-
     for prompt, answer in zip(PROMPTS, generate(loaded, PROMPTS, 12), strict=True):
         ids = torch.tensor([prompt_ids(records.user_message(prompt), loaded.tokenizer)])
         theirs = loaded.model.generate(
