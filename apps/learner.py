@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from apps.lease import held
 from curation import records, snapshot
 from curation.errors import UsageError
 from curation.run import MAIN, TWIN, Trained
-from curation.workspace import Progress, Workspace
+from curation.workspace import Progress, Workspace, silent
 
 if TYPE_CHECKING:
     from training.train import Recipe, Sink
@@ -29,10 +29,13 @@ MOST_TEXTS = 200_000  # a small base learns no more from more text in the time i
 
 
 class LocalLearner:
-    """A :class:`curation.run.Learner` that trains here, with the recipe of the workspace's configuration."""
+    """A :class:`curation.run.Learner` that trains here, with the recipe of the workspace's configuration.
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
+    Where records are chosen by ``bald``, scores hold how far the configured committee disagrees.
+    """
+
+    def __init__(self, workspace: Workspace, strategy: str = "") -> None:
+        self.workspace, self.strategy = workspace, strategy
         self._loaded: dict[str, Any] = {}
 
     @property
@@ -79,7 +82,9 @@ class LocalLearner:
 
     def train(self, snapshot: str, *, base: str, progress: Progress) -> Trained:
         """Train on a snapshot that may be trained on, or find the adapter that this snapshot and recipe gave before."""
-        recipe = self.recipe()
+        return self._trained(snapshot, base, self.recipe(), progress)
+
+    def _trained(self, snapshot: str, base: str, recipe: Recipe, progress: Progress) -> Trained:
         key = records.digest(records.canonical_json([snapshot, base, asdict(recipe)]))
         out = self._root / "adapters" / key
         manifest = _finished(out)
@@ -137,7 +142,35 @@ class LocalLearner:
         """SCORES of the rows; where there is no adapter yet, embeddings and uncertainty of the base."""
         from training.score import score_pool
 
-        return score_pool(self._model(adapter, base), rows, classes=list(classes) or None)
+        scores = score_pool(self._model(adapter, base), rows, classes=list(classes) or None)
+        return self._doubted(scores, adapter, base, rows, classes) if self.strategy == "bald" else scores
+
+    def _doubted(
+        self, scores: pa.Table, adapter: str | None, base: str, rows: pa.Table, classes: Sequence[str]
+    ) -> pa.Table:
+        """The scores with what the committee says. Free text has none, and a base alone no number: nobody to disagree."""
+        from training import committee
+
+        section = self.workspace.config.acquisition
+        if not classes:
+            return scores
+        if adapter is None:
+            return committee.unknown(scores)
+        folder = self.folder(adapter)
+        if section.committee == "ensemble":
+            members = [folder, *self._siblings(folder, base, section.members - 1)]
+            return committee.of_members(scores, members, rows, classes)
+        rule = committee.Dropout(section.members, section.dropout, section.seed)
+        return committee.under_dropout(scores, folder, rows, classes, rule)
+
+    def _siblings(self, folder: Path, base: str, count: int) -> list[Path]:
+        """Adapters on the same rows by the seeds that follow; those that were trained before are found again."""
+        from training import registry
+
+        snapshot, recipe = registry.read(folder)["snapshot"], self.recipe()
+        others = [replace(recipe, seed=recipe.seed + i) for i in range(1, count + 1)]
+        made = [self._trained(snapshot, base, one, silent) for one in others]
+        return [self._root / one.folder for one in made]
 
     def compare(
         self, adapters: Mapping[str, str], rows: pa.Table, classes: Mapping[str, Sequence[str]], closed: bool

@@ -24,7 +24,7 @@ import pyarrow as pa
 from curation.errors import UsageError
 from curation.text import ngrams, tokens
 
-STRATEGIES = ("random", "nll", "least_confidence", "margin", "entropy", "hybrid")
+STRATEGIES = ("random", "nll", "least_confidence", "margin", "entropy", "bald", "hybrid")
 STRATEGY, CONTROL, RELABEL = "strategy", "control", "relabel"
 SEEN = ("labelled", "queued")  # reasons of exclusion that mean: people have this already, so look elsewhere
 
@@ -302,6 +302,7 @@ _SIGNALS: dict[str, tuple[str, float, str]] = {
     "least_confidence": ("confidence", -1.0, "best class at {:.3f}"),
     "margin": ("margin", -1.0, "best class ahead by {:.3f}"),
     "entropy": ("entropy", 1.0, "{:.3f} nats over the classes"),
+    "bald": ("disagreement", 1.0, "models disagree by {:.3f} nats"),  # Houlsby et al. 2011, arXiv 1112.5745
 }
 
 

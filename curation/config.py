@@ -133,11 +133,18 @@ class TrainSection:
 
 @dataclass(frozen=True)
 class AcquisitionSection:
-    """Which records people are asked next. A share of every batch is drawn at random, so that savings can be shown."""
+    """Which records people are asked next. A share of every batch is drawn at random, so that savings can be shown.
+
+    ``bald`` takes the records of which a ``committee`` of so many ``members`` disagrees: samples of the adapter at this
+    rate of ``dropout``, or an ``ensemble``, for which the others are trained every round.
+    """
 
     strategy: str = _one_of(
-        "random", "nll", "least_confidence", "margin", "entropy", "hybrid", default="hybrid"
+        "random", "nll", "least_confidence", "margin", "entropy", "bald", "hybrid", default="hybrid"
     )
+    committee: str = _one_of("dropout", "ensemble", default="dropout")
+    members: int = _between(2, 100, 8)
+    dropout: float = _between(0.0, 0.9, 0.1)
     batch: int = _between(1, 1_000_000, 50)
     control_share: float = _between(0, 1, 0.2)
     blind_share: float = _between(0, 1, 0.1)
@@ -391,7 +398,7 @@ rank = 16
 tracking = ["tensorboard"]          # tensorboard | mlflow | wandb, beside JSON lines; servers need [egress]
 
 [acquisition]
-strategy = "hybrid"                 # hybrid | nll | least_confidence | margin | entropy | random
+strategy = "hybrid"                 # hybrid | nll | least_confidence | margin | entropy | bald | random
 batch = 50                          # records per round
 control_share = 0.2                 # drawn at random, to measure what the strategy saves
 blind_share = 0.1                   # shown without a suggestion, to measure anchoring

@@ -73,13 +73,14 @@ SCORES = pa.schema(
         ("confidence", pa.float64()),
         ("margin", pa.float64()),
         ("entropy", pa.float64()),
+        ("disagreement", pa.float64()),
         ("completion", pa.string()),
         ("embedding", pa.list_(pa.float32())),
     ]
 )
 """What an adapter made of a view: nats per token of its greedy completion, probability of its best class, the
-difference to the second best, the entropy over all classes in nats, the completion itself, and a mean-pooled hidden
-state."""
+difference to the second best, the entropy over all classes in nats, the mutual information of class and model in nats
+(where several were asked), the completion itself, and a mean-pooled hidden state."""
 
 EXAMPLES = pa.schema(
     [

@@ -181,14 +181,18 @@ def _score(
 
 def _class_rows(prompts: Prefill, tree: ClassTree) -> list[dict[str, Any]]:
     scores = ClassScores(tree.classes, class_logprobs(prompts, tree), tree.lengths)
-    p, best = scores.probabilities, scores.best
+    return class_rows(scores, scores.probabilities)
+
+
+def class_rows(scores: ClassScores, probabilities: np.ndarray) -> list[dict[str, Any]]:
+    """What a row of SCORES says of each record: its likeliest class by ``probabilities``, (rows, classes), its standing
+    among the others, and the nats per token of it by ``scores``."""
+    best = probabilities.argmax(axis=-1)
     nll = -np.take_along_axis(scores.logprobs, best[:, None], axis=1)[:, 0] / scores.lengths[best]
-    columns = zip(
-        nll.tolist(), confidence(p).tolist(), margin(p).tolist(), entropy(p).tolist(), best, strict=True
-    )
+    measures = (nll, confidence(probabilities), margin(probabilities), entropy(probabilities))
     return [
-        {"nll": n, "confidence": c, "margin": m, "entropy": e, "completion": tree.classes[b]}
-        for n, c, m, e, b in columns
+        {"nll": n, "confidence": c, "margin": m, "entropy": e, "completion": scores.classes[b]}
+        for n, c, m, e, b in zip(*(values.tolist() for values in measures), best, strict=True)
     ]
 
 
@@ -238,13 +242,19 @@ def score_classes(
     classes: Sequence[str],
     *,
     batch_tokens: int = BATCH_TOKENS,
+    before: Callable[[list[int]], None] | None = None,
 ) -> ClassScores:
-    """The log-likelihood of every class as the answer to every prompt. Raises ``UsageError`` on no or equal classes."""
+    """The log-likelihood of every class as the answer to every prompt. Raises ``UsageError`` on no or equal classes.
+
+    ``before`` is told which prompts, by their places, go through the model next.
+    """
     loaded = open_model(adapter)
     tree = ClassTree.of(classes, loaded.tokenizer)
     asked = _asked(loaded, prompts, _longest(classes, loaded))
     found: dict[str, np.ndarray] = {}
     for batch in _batches(asked, batch_tokens, tree.nodes):
+        if before:
+            before([int(a.key) for a in batch])
         scores = class_logprobs(Prefill(loaded, [a.ids for a in batch]), tree)
         found.update(zip((a.key for a in batch), scores, strict=True))
     rows = [found[a.key] for a in asked]

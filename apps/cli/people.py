@@ -38,7 +38,7 @@ def loop_of(opened: Any, name: str, meter: Any, batch: int, strategy: str) -> An
     from curation.run import Run
 
     who = annotator(name)
-    learner = LocalLearner(opened)
+    learner = LocalLearner(opened, strategy or opened.config.acquisition.strategy)
     return Run(
         opened, learner, who, name=name, progress=meter, batch=batch or None, strategy=strategy or None
     )

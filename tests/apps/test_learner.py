@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -21,7 +22,8 @@ from curation import assemble, snapshot, workspace
 from curation.curate import curate
 from curation.errors import ConflictError, GateRefused, IntegrityError, UsageError
 from curation.formats import Mapping
-from curation.records import EXAMPLES, table, user_message
+from curation.ledger import Adapter
+from curation.records import EXAMPLES, VIEW, table, user_message
 from curation.workspace import Workspace, init, open_workspace
 from tests.curation.toys import inquiries, write_rows
 
@@ -148,6 +150,41 @@ def test_test_rows_of_one_record_are_one_prompt_with_several_references() -> Non
 
 
 # ------------------------------------------------------------------------------------- one run at a time
+
+
+def _asked(learner: LocalLearner, adapter: str | None, made: str, classes: tuple[str, ...]) -> Any:
+    rows = [
+        {"record": row["id"], "messages": user_message(row["prompt"]), "prompt": row["prompt"]}
+        for row in inquiries(6)
+    ]
+    return learner.score(adapter, made, table(rows, VIEW), classes)["disagreement"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("committee", "adapters"), [("dropout", 1), ('ensemble"\nmembers = 2\n#', 2)], ids=["dropout", "ensemble"]
+)
+def test_bald_is_told_how_far_the_committee_disagrees(tmp_path: Path, committee: str, adapters: int) -> None:
+    folder = desk(
+        tmp_path / "w", **{'strategy = "hybrid" ': f'strategy = "bald"\ncommittee = "{committee}"\n#'}
+    )
+    with open_workspace(folder, actor="ana") as opened:
+        learner = LocalLearner(opened, "bald")
+        name, made = frozen(opened), base(learner)
+        trained = learner.train(name, base=made, progress=workspace.silent)
+        opened.ledger.add_adapter(
+            Adapter(trained.adapter, name, made, trained.recipe, trained.metrics, trained.folder, "main")
+        )
+        found = _asked(learner, trained.adapter, made, ("billing", "claims"))
+        assert all(0 <= value <= math.log(2) for value in found)
+        assert max(found) > 0
+        assert found == _asked(learner, trained.adapter, made, ("billing", "claims"))
+        assert (
+            len([f for f in (opened.store.root / "adapters").iterdir() if (f / "manifest.json").is_file()])
+            == adapters
+        )
+        assert all(math.isnan(value) for value in _asked(learner, None, made, ("billing", "claims")))
+        assert _asked(learner, trained.adapter, made, ()) == [None] * 6
+        assert _asked(LocalLearner(opened), trained.adapter, made, ("billing", "claims")) == [None] * 6
 
 
 def _triggered(folder: Path, name: str, made: str, queue: Any) -> None:

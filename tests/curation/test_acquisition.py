@@ -58,6 +58,7 @@ def scores_of(pool: pa.Table, seed: int = 0, *, embeddings: bool = True, **colum
         "completion": pool["prompt"],
         "embedding": pa.array(list(vectors) if embeddings else [None] * count, pa.list_(pa.float32())),
         "entropy": draw.uniform(0, 2, count),
+        "disagreement": draw.uniform(0, 1, count),
     }
     return pa.table({**made, **columns})
 
@@ -127,7 +128,7 @@ def _scores(pool: pa.Table, model: str) -> pa.Table | None:
     if model == "none":
         return None
     if model == "nan":
-        signals = dict.fromkeys(("nll", "confidence", "margin", "entropy"), nan)
+        signals = dict.fromkeys(("nll", "confidence", "margin", "entropy", "disagreement"), nan)
         return scores_of(pool, **signals)
     if model == "part":
         return scores_of(pool).slice(0, pool.num_rows // 2)
@@ -207,6 +208,7 @@ def test_thirty_rounds_never_ask_twice_and_use_up_the_pool() -> None:
         ("least_confidence", "confidence", -1),
         ("margin", "margin", -1),
         ("entropy", "entropy", 1),
+        ("bald", "disagreement", 1),
     ],
 )
 def test_an_uncertainty_strategy_takes_the_least_sure_with_ties_by_id(
@@ -227,7 +229,7 @@ def test_an_uncertainty_strategy_takes_the_least_sure_with_ties_by_id(
 def test_a_missing_or_corrupt_model_means_random_and_a_note() -> None:
     pool = pool_of(50)
     for scores in (None, _scores(pool, "nan")):
-        for strategy in ("nll", "least_confidence", "margin", "entropy"):
+        for strategy in ("nll", "least_confidence", "margin", "entropy", "bald"):
             found = select(scores, pool, AcquisitionRule(strategy, 10))
             assert found.notes == (f"no usable scores for {strategy}: the whole batch is drawn at random",)
             assert "at random" in found[0].reason or "random control" in found[0].reason

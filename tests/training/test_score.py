@@ -234,7 +234,7 @@ def test_a_prompt_that_does_not_fit_gets_no_score(loaded):
     assert found["nll"].to_pylist()[0] is not None
     assert found.to_pylist()[1] | {"view": ""} == {
         "record": "r1", "view": "", "nll": None, "confidence": None, "margin": None, "entropy": None,
-        "completion": None, "embedding": None,
+        "disagreement": None, "completion": None, "embedding": None,
     }  # fmt: skip
 
 
