@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from curation.errors import IntegrityError, UsageError
-from training import registry
+from training import registry, tree_attention
 from training.model import Base, context_length, load_base, read_json, resolve_base
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def load_adapter(
     loaded = load_unmerged(folder, base=base, device=device, bits=bits)
     # Merging saves two small products per layer, but rounds; only float32 has the digits to spare.
     if bits is None and next(loaded.model.parameters()).dtype == torch.float32:
-        loaded = replace(loaded, model=loaded.model.merge_and_unload().eval())
+        loaded = replace(loaded, model=tree_attention.prefer(loaded.model.merge_and_unload().eval()))
     return loaded
 
 
@@ -186,7 +186,7 @@ def _check_adapter_config(folder: Path, manifest: dict[str, Any]) -> None:
 
 def _load_whole(folder: Path, name: str, device: Any, bits: int | None) -> Loaded:
     model, tokenizer = load_base(folder, device=device, bits=bits)
-    return Loaded(model.eval(), tokenizer, name, context_length(model))
+    return Loaded(tree_attention.prefer(model.eval()), tokenizer, name, context_length(model))
 
 
 def open_model(ref: str | Path | Loaded, *, device: torch.device | str | None = None) -> Loaded:
