@@ -79,16 +79,32 @@ def resume(model: Any, folder: Path, base: Base) -> Any:
     Raises ``UsageError`` where the folder holds no adapter, ``IntegrityError`` where it was changed or belongs to
     another base.
     """
-    from peft import PeftModel
-
     manifest = registry.verify(folder)
     if manifest["kind"] != "adapter":
         raise UsageError("this is no adapter", where=str(folder), next="Pass it as --base instead")
     _check_adapter_config(folder, manifest)
     _check_base(base, manifest)
-    return PeftModel.from_pretrained(
-        model, str(folder), is_trainable=True, local_files_only=True, use_safetensors=True
-    )
+    return _joined(model, folder, trainable=True)
+
+
+def _joined(model: Any, folder: Path, *, trainable: bool) -> Any:
+    """The adapter of a folder on its base, by nothing but safetensors of this machine.
+
+    AdaLoRA's ``rank_pattern`` says which directions of each matrix were kept. It is for the weights that are loaded, not
+    for the layers that wait for them: made with it, those take its keys for names of layers, and find none.
+    """
+    from peft import PeftConfig, PeftModel, PeftModelForCausalLM
+
+    options: dict[str, Any] = {"is_trainable": trainable, "local_files_only": True, "use_safetensors": True}
+    config = PeftConfig.from_pretrained(str(folder), local_files_only=True)
+    kept = config.rank_pattern if config.peft_type == "ADALORA" else None
+    if not kept:
+        return PeftModel.from_pretrained(model, str(folder), **options)
+    config.inference_mode, config.rank_pattern = not trainable, None
+    joined = PeftModelForCausalLM(model, config)
+    config.rank_pattern = kept
+    joined.load_adapter(str(folder), "default", **options)
+    return joined
 
 
 def _embedding_name(model: Any) -> str:
@@ -153,13 +169,10 @@ def _pinned(manifest: dict[str, Any], moved: str | Path | None) -> str | None:
 
 
 def _join(model: Any, folder: Path) -> Any:
-    from peft import PeftModel
     from safetensors import SafetensorError
 
     try:
-        joined = PeftModel.from_pretrained(
-            model, str(folder), is_trainable=False, local_files_only=True, use_safetensors=True
-        )
+        joined = _joined(model, folder, trainable=False)
     except SafetensorError as error:
         raise IntegrityError(f"the weights are damaged: {error}", where=str(folder)) from error
     return joined.eval()

@@ -15,10 +15,10 @@ from curation import records
 from curation.errors import GateRefused, IntegrityError, UsageError
 from tests.training.conftest import rows
 from training import fit, preferences, registry, search
-from training.adapters import attach, load_adapter
+from training.adapters import attach, load_adapter, load_unmerged, resume
 from training.examples import UnfitExample, encode_pair
 from training.loss import mean_loss
-from training.model import load_base
+from training.model import load_base, resolve_base
 from training.recipe import Recipe, check_rate, usual_rate
 from training.rows import encode_rows, split_rows
 from training.train import TrainResult, train
@@ -71,6 +71,19 @@ def test_adalora_moves_rank_to_where_it_is_needed(base, tmp_path):
 def test_without_the_call_after_every_update_adalora_keeps_every_rank(base, tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "_reallocate", lambda model, step: None)
     assert set(ranks(learn(base, tmp_path / "a", method="adalora").adapter)) == {6}
+
+
+@pytest.mark.filterwarnings("error:The following rank_pattern")
+def test_what_adalora_kept_is_opened_and_gone_on_from_as_it_was_saved(base, tmp_path):
+    made = learn(base, tmp_path / "a", method="adalora").adapter
+    for opened in (
+        load_unmerged(made, device="cpu").model,
+        resume(load_base(base)[0], made, resolve_base(base)),
+    ):
+        assert opened.peft_config["default"].rank_pattern
+        kept = load_file(made / "adapter_model.safetensors")
+        held = {name.replace(".default", ""): value for name, value in opened.state_dict().items()}
+        assert all(torch.equal(value, held[name]) for name, value in kept.items())
 
 
 # ------------------------------------------------------------------------------------------------ others
