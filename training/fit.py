@@ -116,7 +116,7 @@ def _fit(model: Any, task: Task) -> State:
         told: dict[str, Any] = {"loss": loss, "lr": lr}
         if task.held and state.step in due:
             told["eval_loss"] = _measure(model, trained, state, task)
-        if task.keeper and task.peers.leads and _save_now(state.step, saved, task):
+        if task.keeper and task.peers.leads and save_due(state.step, saved, task.save_every):
             if task.holds:
                 task.holds()
             task.keeper.save(state.step, *_snapshot(model, trained, optimizer, state))
@@ -274,10 +274,24 @@ _SENSITIVITIES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 _PLAIN = ("total", "tokens", "seconds", "best_loss", "best_step", "waited", "measured")
 
 
-def _save_now(step: int, saved: float, task: Task) -> bool:
-    if task.save_every:
-        return step % task.save_every == 0
-    return time.monotonic() - saved >= SAVE_SECONDS
+def save_due(step: int, saved: float, every: int | None) -> bool:
+    """Whether a checkpoint is due: after so many steps, else :data:`SAVE_SECONDS` after the time of the last one."""
+    return step % every == 0 if every else time.monotonic() - saved >= SAVE_SECONDS
+
+
+def random_tensors() -> dict[str, torch.Tensor]:
+    """Where torch's generators stand."""
+    tensors = {"random.cpu": torch.random.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["random.gpu"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def set_random(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put torch's generators where :func:`random_tensors` found them."""
+    torch.random.set_rng_state(tensors["random.cpu"])
+    if "random.gpu" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.gpu"])
 
 
 def _snapshot(
@@ -287,9 +301,7 @@ def _snapshot(
     tensors, plain = optimizer_tensors(optimizer)
     tensors |= {f"model.{name}": p for name, p in trained.items()}
     tensors |= {f"best.{name}": value for name, value in state.best.items()}
-    tensors["random.cpu"] = torch.random.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.gpu"] = torch.cuda.get_rng_state()
+    tensors |= random_tensors()
     about = {name: getattr(state, name) for name in _PLAIN} | {"optimizer": plain}
     about["best_loss"] = None if math.isinf(state.best_loss) else state.best_loss
     allocator = _allocator(model)
@@ -313,9 +325,7 @@ def restore(
     for name, p in trained.items():
         p.copy_(saved.tensors[f"model.{name}"])
     restore_optimizer(optimizer, saved.tensors, saved.state["optimizer"])
-    torch.random.set_rng_state(saved.tensors["random.cpu"])
-    if "random.gpu" in saved.tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(saved.tensors["random.gpu"])
+    set_random(saved.tensors)
     allocator = _allocator(model)
     if allocator is not None:
         for kind in _SENSITIVITIES:

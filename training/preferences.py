@@ -1,15 +1,19 @@
 """Learning from preferences: trl's DPO (Rafailov et al. 2023, arXiv 2305.18290), given ids that were made and checked here.
 
-trl's own tokenising would render prompts otherwise than training, scoring and generating do, and cut what is too long.
-The reference is the base without its adapter, or the adapter that is continued as it was.
+trl's own tokenising would render prompts otherwise than training, scoring and generating do, and cut what is too long;
+its checkpoints are pickles and may be cut off half-way, so ours take their place. The reference is the base without its
+adapter, or the adapter that is continued as it was.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +22,9 @@ import torch
 
 from curation.errors import UsageError
 from training.batches import pad
+from training.checkpoint import Keeper, Saved, optimizer_tensors, restore_optimizer
 from training.examples import IGNORED, Encoded, UnfitExample, check_tokenizer, encode_pair
-from training.fit import State, Watch, diverged
+from training.fit import State, Watch, diverged, random_tensors, save_due, set_random
 from training.loss import answer_nll
 from training.recipe import Recipe
 from training.rows import Example
@@ -58,29 +63,40 @@ def encode_pairs(
 
 
 def prefer(
-    model: Any, tokenizer: Any, pairs: Sequence[Pair], recipe: Recipe, folder: Path, watch: Watch | None
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[Pair],
+    recipe: Recipe,
+    folder: Path,
+    watch: Watch | None,
+    saves: Saves | None = None,
 ) -> tuple[State, dict[str, float]]:
-    """Train ``model`` on preferences in place; gives the state at the end, and what trl measured on the last batch."""
+    """Train ``model`` on preferences in place; gives the state at the end, and what trl measured on the last batch.
+
+    With ``saves`` it goes on from their newest checkpoint, and adds to them. ``folder`` is trl's to write into.
+    """
     from datasets import Dataset
     from transformers import PrinterCallback
 
+    saved = saves.keeper.newest() if saves else None
+    before = float(saved.state["seconds"]) if saved else 0.0
     trainer = _trainer_class()(
         model=model,
         args=_settings(recipe, model, folder),
         train_dataset=Dataset.from_list(list(pairs)),
         processing_class=tokenizer,
-        callbacks=[_reporter(watch)],
+        callbacks=[_reporter(watch, before), *([_saver(saves, before)] if saves else [])],
     )
     trainer.remove_callback(PrinterCallback)  # stdout is the result's
     begun = time.monotonic()
-    went = trainer.train()
+    went = _go_on(trainer, saved) if saved else trainer.train()
     log = [line for line in trainer.state.log_history if "rewards/margins" in line]
     measured = {name.replace("/", "_"): float(log[-1][name]) for name in _MEASURED} if log else {}
     tokens = sum(len(p["prompt_ids"]) * 2 + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in pairs)
     seen = round(tokens * went.global_step * recipe.batch / len(pairs))
     model.eval()
-    state = State(went.global_step, went.training_loss * went.global_step, seen, time.monotonic() - begun)
-    return state, measured
+    total = sum(float(line["loss"]) for line in trainer.state.log_history if "loss" in line)
+    return State(went.global_step, total, seen, before + time.monotonic() - begun), measured
 
 
 _MEASURED = ("rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
@@ -124,15 +140,89 @@ def _trainer_class() -> Any:
     from trl import DPOTrainer
 
     class PreferenceTrainer(DPOTrainer):
-        """Takes ``prompt_ids``, ``chosen_ids`` and ``rejected_ids`` as they are."""
+        """Takes ``prompt_ids``, ``chosen_ids`` and ``rejected_ids`` as they are, and goes on from ``saved``."""
+
+        saved: Saved | None = None
 
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
+        @torch.no_grad()
+        def _load_from_checkpoint(self, *_: Any) -> None:
+            if self.saved:
+                for name, p in _trained(self.model).items():
+                    p.copy_(self.saved.tensors[f"model.{name}"])
+
+        def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+            if self.saved:
+                optimizer: Any = self.optimizer
+                schedule: Any = self.lr_scheduler
+                restore_optimizer(optimizer, self.saved.tensors, self.saved.state["optimizer"])
+                schedule.load_state_dict(self.saved.state["schedule"])
+                for group, lr in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
+                    group["lr"] = lr
+
+        def _load_rng_state(self, checkpoint: Any) -> None:
+            if self.saved:
+                set_random(self.saved.tensors)
+
     return PreferenceTrainer
 
 
-def _reporter(watch: Watch | None) -> Any:
+# ---------------------------------------------------------------------------------------------- checkpoints
+
+
+@dataclass(frozen=True)
+class Saves:
+    """Where checkpoints go, and after how many updates each; ``None``: every few minutes. ``holds`` asks whether they may."""
+
+    keeper: Keeper
+    every: int | None = None
+    holds: Callable[[], None] | None = None
+
+
+def _trained(model: Any) -> dict[str, torch.nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _saver(saves: Saves, before: float) -> Any:
+    from transformers import TrainerCallback
+
+    class Saver(TrainerCallback):
+        """Keeps what decides the steps to come, once a step's loss is in the log."""
+
+        begun = written = time.monotonic()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
+            if "loss" not in (logs or {}) or not save_due(state.global_step, self.written, saves.every):
+                return
+            if saves.holds:
+                saves.holds()
+            tensors, plain = optimizer_tensors(given["optimizer"])
+            tensors |= {f"model.{name}": p for name, p in _trained(given["model"]).items()} | random_tensors()
+            about = {
+                "optimizer": plain,
+                "schedule": given["lr_scheduler"].state_dict(),
+                "trainer": asdict(state),
+                "seconds": before + time.monotonic() - self.begun,
+            }
+            saves.keeper.save(state.global_step, tensors, about)
+            self.written = time.monotonic()
+
+    return Saver()
+
+
+def _go_on(trainer: Any, saved: Saved) -> Any:
+    """Train on from a checkpoint. The trainer reads its counters from a file of its own and asks us for all the rest."""
+    from transformers.trainer import TRAINER_STATE_NAME
+
+    trainer.saved = saved
+    with tempfile.TemporaryDirectory() as counters:
+        (Path(counters) / TRAINER_STATE_NAME).write_text(json.dumps(saved.state["trainer"]))
+        return trainer.train(resume_from_checkpoint=counters)
+
+
+def _reporter(watch: Watch | None, before: float) -> Any:
     from transformers import TrainerCallback
 
     class Reporter(TrainerCallback):
@@ -145,7 +235,7 @@ def _reporter(watch: Watch | None) -> Any:
             if not math.isfinite(loss):
                 raise diverged(loss, state.global_step)
             if watch and "loss" in (logs or {}):
-                seconds = time.monotonic() - self.begun
+                seconds = before + time.monotonic() - self.begun
                 watch({"step": state.global_step, "steps": state.max_steps, "loss": loss, "seconds": seconds})
 
     return Reporter()

@@ -231,7 +231,7 @@ def _learn(run: _Run, folder: Path | None, place: Path) -> tuple[State, Any, Any
                 tracker.note(tracking.TRIAL, 0, trial)
             tracker.note("run", 0, _about(run))
         if run.recipe.method == "dpo":
-            state = _prefer(run, model, tokenizer, folder, tracker)
+            state = _prefer(run, model, tokenizer, folder, Keeper(place, name), tracker)
         else:
             state = _supervise(run, model, tokenizer, name, place, tracker)
         if tracker:
@@ -340,13 +340,18 @@ def _supervise(
 
 
 def _prefer(
-    run: _Run, model: Any, tokenizer: Any, folder: Path | None, tracker: tracking.Tracker | None
+    run: _Run,
+    model: Any,
+    tokenizer: Any,
+    folder: Path | None,
+    keeper: Keeper,
+    tracker: tracking.Tracker | None,
 ) -> State:
     if run.peers.world > 1 or folder is None:
         raise UsageError("preferences are learned in one process", next="Start it without accelerate launch")
-    run.say("preferences are learned without checkpoints: a run that is stopped begins again")
+    saves = preferences.Saves(keeper, run.save_every, run.sink.holds if run.sink else None)
     state, measured = preferences.prefer(
-        model, tokenizer, run.pairs, run.recipe, folder, _watcher(run, tracker)
+        model, tokenizer, run.pairs, run.recipe, folder, _watcher(run, tracker), saves
     )
     held = run.measured_pairs
     margin = preferences.margins(model, held, tokenizer.pad_token_id, run.recipe.beta) if held else None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +154,57 @@ def test_preferences_are_learned_and_hold_on_rows_that_were_not_seen(base, tmp_p
     assert made.metrics["eval_margin"] > 0.1
     assert made.metrics["eval_accuracy"] > 0.7
     assert load_adapter(made.adapter, device="cpu").name == made.digest
+
+
+PREFERRING = dataclasses.replace(QUICK, method="dpo", max_steps=9, lr=5e-3, dropout=0.1)
+
+
+def prefer_until(base: Path, out: Path, stop: int | None) -> list[tuple[int, float]]:
+    """Learn 24 preferences, three updates an epoch, a checkpoint every second; killed after ``stop``. What the log holds."""
+    told: list[tuple[int, float]] = []
+
+    def watch(state: dict[str, float]) -> None:
+        told.append((int(state["step"]), state["loss"]))
+        if state["step"] == stop:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(pairs(24), PREFERRING, base, out, progress=watch, save_every=2, device="cpu")
+    return told
+
+
+@pytest.fixture(scope="module")
+def preferred(base, tmp_path_factory) -> tuple[dict[int, float], str]:
+    """The losses of the run that nothing stops, and what came of it."""
+    out = tmp_path_factory.mktemp("preferred") / "a"
+    return dict(prefer_until(base, out, None)), registry.read(out)["files"]["adapter_model.safetensors"]
+
+
+def prefer_killed(base: Path, out: Path) -> list[tuple[int, float]]:
+    """Killed after the fifth update, then the same again: the losses of what was left to do."""
+    torch.set_num_threads(1)  # a forked process has no second thread
+    process = multiprocessing.get_context("fork").Process(target=prefer_until, args=(base, out, 5))
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == -signal.SIGKILL
+    assert not out.exists()
+    return prefer_until(base, out, None)
+
+
+def test_preferences_that_were_killed_go_on_as_if_nothing_had_happened(base, tmp_path, preferred):
+    losses, weights = preferred
+    rest = prefer_killed(base, tmp_path / "a")
+    assert [step for step, _ in rest] == [5, 6, 7, 8, 9]
+    assert [loss for _, loss in rest] == pytest.approx([losses[step] for step in range(5, 10)], abs=1e-5)
+    assert registry.read(tmp_path / "a")["files"]["adapter_model.safetensors"] == weights
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_preferences_gone_on_with_but_without_the_optimisers_state_would_be_noticed(
+    base, tmp_path, preferred, monkeypatch
+):
+    monkeypatch.setattr(preferences, "restore_optimizer", lambda *_: None)
+    rest = dict(prefer_killed(base, tmp_path / "a"))
+    assert abs(rest[9] - preferred[0][9]) > 1e-3
 
 
 def test_what_we_measure_of_preferences_is_what_trl_measures(base, tmp_path, tokenizer):
