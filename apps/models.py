@@ -134,13 +134,10 @@ class Plan:
             if sink:
                 sink.event("trial", str(self.out), trial.told())
 
-        def steps(one: Recipe) -> int:
-            return max(1, round((one.epochs or 1.0) * len(self.rows) / one.batch))
-
         def run(one: Recipe, out: Path) -> float | None:
             return self._run(one, out, progress, None).eval_loss
 
-        return search.search(search.draw(recipe, count, size), steps, run, note)
+        return search.search(search.draw(recipe, count, size), len(self.rows), run, note)
 
 
 def _mixture(given: Sequence[str]) -> tuple[tuple[str, float], ...]:

@@ -120,6 +120,10 @@ class Recipe:
         """To how many bits the base is quantised, or None."""
         return BITS.get(self.method)
 
+    def updates(self, rows: int) -> int:
+        """How many updates so many rows come to, one at least; 3 epochs where the recipe leaves it open."""
+        return self.max_steps or max(1, math.ceil((self.epochs or 3.0) * rows / self.batch))
+
     def settled(self, parameters: int, rows: int) -> Recipe:
         """The recipe with every choice made, for a model of so many parameters and so many rows.
 

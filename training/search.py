@@ -75,12 +75,12 @@ def rungs(count: int) -> list[tuple[int, float]]:
 
 def search(
     recipes: Sequence[Recipe],
-    steps: Callable[[Recipe], int],
+    rows: int,
     run: Callable[[Recipe, Path], float | None],
     note: Callable[[Trial], None],
 ) -> Recipe:
-    """The recipe that survives. ``steps`` says how many updates one has in all; ``run`` trains it into a folder and
-    gives the validation loss; ``note`` is told of every trial.
+    """The recipe that survives on so many ``rows``. ``run`` trains one into a folder and gives the validation loss;
+    ``note`` is told of every trial.
 
     The survivor is not trained in full here: train it for good with what comes back. Raises ``UsageError`` on no recipe,
     or where there are no held-out rows to judge by.
@@ -91,7 +91,7 @@ def search(
     for rung, (size, share) in enumerate(rungs(len(recipes))[:-1]):
         losses = {}
         for number, recipe in alive[:size]:
-            short = dataclasses.replace(recipe, max_steps=max(1, math.ceil(share * steps(recipe))))
+            short = dataclasses.replace(recipe, max_steps=max(1, math.ceil(share * recipe.updates(rows))))
             with tempfile.TemporaryDirectory() as work:
                 loss = run(short, Path(work) / "trial")
             if loss is None:

@@ -18,54 +18,60 @@ Adapter = Annotated[
 ]
 
 
+# What `tilth train` can be told, in the order of its help.
+Data = Annotated[Path | None, typer.Option(help="Rows with prompt and completion, or messages.")]
+Frozen = Annotated[str, typer.Option(help="A snapshot of the workspace, or an exported snapshot's folder.")]
+Held = Annotated[Path | None, typer.Option(help="Rows for the validation loss.")]
+Base = Annotated[str, typer.Option(help="bundled, a folder, or a hub name that is on this machine.")]
+Revision = Annotated[str, typer.Option(help="The revision of a hub name.")]
+_METHODS = "lora, dora, adalora, qlora (4 bits), int8, full, dpo (prompt, chosen, rejected), or adapt (text)."
+Method = Annotated[str, typer.Option(help=_METHODS)]
+Out = Annotated[Path | None, typer.Option(help="The new adapter's folder.")]
+Rank = Annotated[int, typer.Option(min=1)]
+Epochs = Annotated[float, typer.Option(min=0, help="0: chosen for the size.")]
+Rate = Annotated[float, typer.Option(min=0, help="0: chosen for the method.")]
+Batch = Annotated[int, typer.Option(min=0, help="Rows per update; 0: 16.")]
+_MICRO = "Of those, how many at once: for memory alone; 0: all."
+MicroBatch = Annotated[int, typer.Option(min=0, help=_MICRO)]
+_PACKING = "Rows end to end; on a GPU by default."
+Packing = Annotated[bool | None, typer.Option("--packing/--no-packing", help=_PACKING)]
+MaxLength = Annotated[int, typer.Option(min=2)]
+_PATIENCE = "Stop after so many measurements without a better validation loss."
+Patience = Annotated[int, typer.Option(min=0, help=_PATIENCE)]
+_TEMPERATURE = "Above 1: rows of rarer tasks (field task) come more often."
+Temperature = Annotated[float, typer.Option(min=0.01, help=_TEMPERATURE)]
+_MIX = "TASK=WEIGHT: its rows come so many times as often; may be given again."
+Mix = Annotated[list[str] | None, typer.Option(help=_MIX)]
+Start = Annotated[Path | None, typer.Option(help="An adapter to go on from.")]
+_SEARCH = "Try so many ranks, rates and epochs by successive halving first."
+Search = Annotated[int, typer.Option(min=0, help=_SEARCH)]
+_BRING = "Train nothing: take what was trained on another host into this workspace."
+Bring = Annotated[Path | None, typer.Option(help=_BRING)]
+
+
 @app.command(epilog="Example: tilth train --data train.jsonl --eval dev.jsonl --out my-adapter")
 def train(
-    data: Annotated[Path | None, typer.Option(help="Rows with prompt and completion, or messages.")] = None,
-    snapshot: Annotated[
-        str, typer.Option(help="A snapshot of the workspace, or an exported snapshot's folder.")
-    ] = "",
-    eval: Annotated[Path | None, typer.Option(help="Rows for the validation loss.")] = None,
-    base: Annotated[
-        str, typer.Option(help="bundled, a folder, or a hub name that is on this machine.")
-    ] = "bundled",
-    revision: Annotated[str, typer.Option(help="The revision of a hub name.")] = "",
-    method: Annotated[
-        str,
-        typer.Option(
-            help="lora, dora, adalora, qlora (4 bits), int8, full, dpo (prompt, chosen, rejected), or adapt (text)."
-        ),
-    ] = "lora",
-    out: Annotated[Path | None, typer.Option(help="The new adapter's folder.")] = None,
-    rank: Annotated[int, typer.Option(min=1)] = 16,
-    epochs: Annotated[float, typer.Option(min=0, help="0: chosen for the size.")] = 0,
-    learning_rate: Annotated[float, typer.Option(min=0, help="0: chosen for the method.")] = 0,
-    batch: Annotated[int, typer.Option(min=0, help="Rows per update; 0: 16.")] = 0,
-    micro_batch: Annotated[
-        int, typer.Option(min=0, help="Of those, how many at once: for memory alone; 0: all.")
-    ] = 0,
-    packing: Annotated[
-        bool | None, typer.Option("--packing/--no-packing", help="Rows end to end; on a GPU by default.")
-    ] = None,
-    max_length: Annotated[int, typer.Option(min=2)] = 512,
-    patience: Annotated[
-        int, typer.Option(min=0, help="Stop after so many measurements without a better validation loss.")
-    ] = 0,
-    temperature: Annotated[
-        float, typer.Option(min=0.01, help="Above 1: rows of rarer tasks (field task) come more often.")
-    ] = 1.0,
-    mix: Annotated[
-        list[str] | None,
-        typer.Option(help="TASK=WEIGHT: its rows come so many times as often; may be given again."),
-    ] = None,
-    start: Annotated[Path | None, typer.Option(help="An adapter to go on from.")] = None,
-    search: Annotated[
-        int, typer.Option(min=0, help="Try so many ranks, rates and epochs by successive halving first.")
-    ] = 0,
-    seed: Annotated[int, typer.Option()] = 0,
-    bring: Annotated[
-        Path | None,
-        typer.Option(help="Train nothing: take what was trained on another host into this workspace."),
-    ] = None,
+    data: Data = None,
+    snapshot: Frozen = "",
+    eval: Held = None,
+    base: Base = "bundled",
+    revision: Revision = "",
+    method: Method = "lora",
+    out: Out = None,
+    rank: Rank = 16,
+    epochs: Epochs = 0,
+    learning_rate: Rate = 0,
+    batch: Batch = 0,
+    micro_batch: MicroBatch = 0,
+    packing: Packing = None,
+    max_length: MaxLength = 512,
+    patience: Patience = 0,
+    temperature: Temperature = 1.0,
+    mix: Mix = None,
+    start: Start = None,
+    search: Search = 0,
+    seed: int = 0,
+    bring: Bring = None,
     dry_run: DryRun = False,
 ) -> None:
     """Train an adapter. A row that does not fit is refused by name; a killed run leaves no adapter behind, and goes on
@@ -75,36 +81,21 @@ def train(
     if bring is not None:
         _bring(bring, bool(data or snapshot or out), dry_run)
         return
+    options = {"rank": rank, "epochs": epochs, "lr": learning_rate, "batch": batch, "micro_batch": micro_batch,
+               "packing": packing, "patience": patience, "temperature": temperature, "mix": mix,
+               "max_length": max_length, "search": search, "seed": seed}  # fmt: skip
     with session.progress() as meter:
         plan = models.plan_training(
-            session,
-            data=data,
-            snapshot=snapshot,
-            eval=eval,
-            base=base,
-            revision=revision,
-            method=method,
-            out=out,
-            start=start,
-        )
+            session, data=data, snapshot=snapshot, eval=eval, base=base, revision=revision, method=method,
+            out=out, start=start,
+        )  # fmt: skip
         if dry_run:
             session.report({**plan.describe(), "dry_run": True})
             return
-        options = {
-            "rank": rank,
-            "epochs": epochs,
-            "lr": learning_rate,
-            "batch": batch,
-            "micro_batch": micro_batch,
-            "packing": packing,
-            "patience": patience,
-            "temperature": temperature,
-            "mix": mix,
-            "max_length": max_length,
-            "search": search,
-            "seed": seed,
-        }
-        result = plan.train(options, meter)
+        _tell(plan.train(options, meter))
+
+
+def _tell(result: dict[str, Any]) -> None:
     for row, why in result.pop("refused", [])[:20]:
         session.say(f"row {row} was left out: {why}")
     session.report(

@@ -307,20 +307,21 @@ def test_halving_gives_the_longest_run_to_the_best_and_tells_every_trial(base, t
     def score(recipe: Recipe, out: Path) -> float:
         return abs(np.log(recipe.lr / 3e-3)) + 1 / (recipe.max_steps or 1)
 
-    recipes = search.draw(dataclasses.replace(QUICK, max_steps=None, epochs=3.0), 9, 10**5)
-    best = search.search(recipes, lambda r: 90, score, told.append)
+    drawn = search.draw(dataclasses.replace(QUICK, max_steps=None, epochs=3.0), 9, 10**5)
+    recipes = [dataclasses.replace(one, epochs=3.0) for one in drawn]  # 90 updates each, of 240 rows
+    best = search.search(recipes, 240, score, told.append)
     assert [t.rung for t in told] == [0] * 9 + [1] * 3
     assert {t.recipe.max_steps for t in told if t.rung == 0} == {10}
     assert best.lr == min(recipes, key=lambda r: abs(np.log(r.lr / 3e-3))).lr
     assert best.max_steps is None
-    assert search.draw(recipes[0], 9, 10**5) == recipes  # by the seed alone
+    assert search.draw(drawn[0], 9, 10**5) == drawn  # by the seed alone
 
 
 def test_a_search_without_held_out_rows_is_refused():
     with pytest.raises(UsageError, match="held-out rows"):
-        search.search([QUICK, QUICK], lambda r: 9, lambda r, out: None, lambda t: None)
+        search.search([QUICK, QUICK], 9, lambda r, out: None, lambda t: None)
     with pytest.raises(UsageError, match="no recipe"):
-        search.search([], lambda r: 9, lambda r, out: None, lambda t: None)
+        search.search([], 9, lambda r, out: None, lambda t: None)
 
 
 # ----------------------------------------------------------------------------------------------- merging
