@@ -18,7 +18,7 @@ import torch
 
 from curation.errors import IntegrityError, MissingExtra, UsageError
 from curation.records import canonical_json, digest
-from training import registry
+from training import registry, template
 from training.examples import check_tokenizer
 
 if TYPE_CHECKING:
@@ -209,10 +209,15 @@ def load_base(
 
 
 def load_tokenizer(base: Base) -> Any:
-    """The base's own tokenizer; where it has no padding of its own, another token that is not the end pads."""
+    """The base's own tokenizer; where it has no padding of its own, another token that is not the end pads.
+
+    Raises ``IntegrityError`` for a chat template that does not end or fills the memory.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = _read(AutoTokenizer, base)
+    if isinstance(tokenizer.chat_template, str):
+        template.try_out(tokenizer.chat_template)
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer.pad_token = _padding(tokenizer)
     tokenizer.padding_side = "right"

@@ -7,13 +7,14 @@ import random
 import shutil
 import socket
 import struct
+import sys
 from pathlib import Path
 
 import orjson
 import pytest
 import torch
 
-from curation.errors import IntegrityError, UsageError
+from curation.errors import IntegrityError, MissingExtra, UsageError
 from tests.training.conftest import rows, tiny_base
 from training import memory, registry
 from training.adapters import attach, load_adapter, open_model
@@ -95,6 +96,13 @@ def test_a_base_that_lacks_a_file_is_refused_by_its_name(moved_base, gone):
     (moved_base / gone).unlink()
     with pytest.raises(UsageError, match="safetensors" if "model" in gone else gone):
         resolve_base(moved_base)
+
+
+def test_a_base_of_an_unknown_architecture_is_refused_in_words(moved_base):
+    config = orjson.loads((moved_base / "config.json").read_bytes())
+    (moved_base / "config.json").write_bytes(orjson.dumps({**config, "model_type": "unheard-of"}))
+    with pytest.raises(UsageError, match="the base cannot be loaded: .*unheard-of"):
+        load_base(moved_base, device="cpu")
 
 
 def test_a_base_of_pickles_is_refused_by_name(moved_base):
@@ -187,6 +195,17 @@ def test_an_adapter_is_in_the_layout_that_peft_reads(adapter, base):
     config = orjson.loads((adapter / "adapter_config.json").read_bytes())
     assert config["base_model_name_or_path"] == str(base)
     assert config["revision"] == resolve_base(base).digest
+    # No token is added and no module trained whole: servers refuse such adapters, and their sizes fit no other base.
+    assert not config.get("modules_to_save")
+    shapes = memory.weight_shapes(adapter)
+    assert all("lora_" in name or "token_adapter" in name for name in shapes), shapes
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantised_base_without_the_package_for_it_is_told_which_to_install(base, monkeypatch, bits):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(MissingExtra, match=r"tilth\[train\]"):
+        load_base(base, device="cpu", bits=bits)
 
 
 def test_an_adapter_is_loaded_under_the_name_of_its_digest(adapter):

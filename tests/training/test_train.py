@@ -273,6 +273,32 @@ def test_memory_that_runs_out_is_said_in_words_and_nothing_is_left(base, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_gpu_that_is_lost_half_way_is_said_in_words_and_the_run_goes_on_later(base, tmp_path, monkeypatch):
+    real, events = fit.update, Events()
+
+    def lost(*args):  # type: ignore[no-untyped-def]
+        if len(made) == 4:
+            raise RuntimeError(
+                "CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later"
+            )
+        made.append(args)
+        return real(*args)
+
+    made: list[object] = []
+    monkeypatch.setattr(fit, "update", lost)
+    recipe = dataclasses.replace(QUICK, max_steps=6)
+    with pytest.raises(
+        TilthError, match="the GPU failed: CUDA error: unspecified launch failure. Run the same"
+    ):
+        train(rows(24), recipe, base, tmp_path / "out", save_every=1, sink=events)
+    assert events.kinds == ["train-started", "train-failed"]
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(fit, "update", real)
+    told: list[float] = []
+    train(rows(24), recipe, base, tmp_path / "out", progress=lambda s: told.append(s["step"]))
+    assert told == [5, 6]
+
+
 def test_an_adapter_that_is_there_is_not_overwritten(base, tmp_path):
     made = loss_of(base, tmp_path / "a")
     with pytest.raises(ConflictError):
@@ -304,6 +330,19 @@ def test_what_a_recipe_leaves_open_is_chosen_and_what_it_says_is_kept():
     assert Recipe(lr=1e-3, epochs=2).settled(10**6, 50).lr == 1e-3
     assert Recipe().settled(10**6, 100).lr > Recipe().settled(10**9, 100).lr
     assert Recipe().settled(10**9, 100).lr > Recipe(method="full").settled(10**9, 100).lr
+
+
+class Events:
+    """A sink that remembers what kinds of events it was told."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+
+    def event(self, kind, subject, detail) -> None:  # type: ignore[no-untyped-def]
+        self.kinds.append(kind)
+
+    def holds(self) -> None:
+        """Always."""
 
 
 SCRIPT = """
