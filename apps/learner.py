@@ -45,11 +45,12 @@ class LocalLearner:
     def base(self, texts: Iterator[str], progress: Progress) -> str:
         """The configured base; the bundled one practises on the unlabelled texts first, for ``adapt_steps``."""
         from training.model import BUNDLED
-        from training.pretrain import practise_base
 
         section = self.workspace.config.train
         if section.base != BUNDLED or not section.adapt_steps:
             return section.base
+        from training.pretrain import practise_base
+
         few = list(islice(texts, MOST_TEXTS))
         out = self._root / "bases" / practised_name(few, section.adapt_steps)
         if not out.is_dir():
