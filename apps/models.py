@@ -60,6 +60,7 @@ class Plan:
             batch=options.get("batch") or 16,
             micro_batch=options.get("micro_batch") or None,
             packing=options.get("packing"),
+            length_grouping=bool(options.get("length_grouping")),
             patience=options.get("patience") or None,
             temperature=options.get("temperature") or 1.0,
             mixture=_mixture(options.get("mix") or []),

@@ -33,8 +33,12 @@ Rate = Annotated[float, typer.Option(min=0, help="0: chosen for the method.")]
 Batch = Annotated[int, typer.Option(min=0, help="Rows per update; 0: 16.")]
 _MICRO = "Of those, how many at once: for memory alone; 0: all."
 MicroBatch = Annotated[int, typer.Option(min=0, help=_MICRO)]
-_PACKING = "Rows end to end; on a GPU by default."
+_PACKING = "Rows end to end instead of padded; by default where the architecture attends to them one by one, and on a GPU."
 Packing = Annotated[bool | None, typer.Option("--packing/--no-packing", help=_PACKING)]
+_GROUPING = (
+    "Rows of about one length in an update: where they are padded, faster; less is learned of each update."
+)
+Grouping = Annotated[bool, typer.Option("--length-grouping", help=_GROUPING)]
 MaxLength = Annotated[int, typer.Option(min=2)]
 _PATIENCE = "Stop after so many measurements without a better validation loss."
 Patience = Annotated[int, typer.Option(min=0, help=_PATIENCE)]
@@ -64,6 +68,7 @@ def train(
     batch: Batch = 0,
     micro_batch: MicroBatch = 0,
     packing: Packing = None,
+    length_grouping: Grouping = False,
     max_length: MaxLength = 512,
     patience: Patience = 0,
     temperature: Temperature = 1.0,
@@ -82,8 +87,9 @@ def train(
         _bring(bring, bool(data or snapshot or out), dry_run)
         return
     options = {"rank": rank, "epochs": epochs, "lr": learning_rate, "batch": batch, "micro_batch": micro_batch,
-               "packing": packing, "patience": patience, "temperature": temperature, "mix": mix,
-               "max_length": max_length, "search": search, "seed": seed}  # fmt: skip
+               "packing": packing, "length_grouping": length_grouping, "patience": patience,
+               "temperature": temperature, "mix": mix, "max_length": max_length, "search": search,
+               "seed": seed}  # fmt: skip
     with session.progress() as meter:
         plan = models.plan_training(
             session, data=data, snapshot=snapshot, eval=eval, base=base, revision=revision, method=method,
