@@ -47,7 +47,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Vault:
-    """An open vault: where it lies, the nonsense that tells it from others, and its key."""
+    """An open vault: where it lies, the salt that tells it from others, and its key."""
 
     path: Path
     salt: str
