@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from curation import acquisition
+from curation.errors import UsageError
 from curation.ledger import Question, Showing
 from curation.question import current
 from curation.workspace import Progress, Workspace, silent
@@ -92,7 +93,10 @@ class Annotator(Protocol):
 
 @dataclass
 class Run:
-    """One loop over one workspace. ``name`` keys its steps in the ledger: the same name is the same run."""
+    """One loop over one workspace. ``name`` keys its steps in the ledger: the same name is the same run.
+
+    Raises :class:`UsageError` for a strategy that there is not.
+    """
 
     workspace: Workspace
     learner: Learner
@@ -102,6 +106,13 @@ class Run:
     batch: int | None = None
     strategy: str | None = None
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
+
+    def __post_init__(self) -> None:
+        # Before anything is learned or scored, which takes minutes.
+        if self.strategy not in (None, *acquisition.STRATEGIES):
+            raise UsageError(
+                f"{self.strategy!r} is none of {', '.join(acquisition.STRATEGIES)}", where="--strategy"
+            )
 
     def once(self, round: int, step: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The output of a step: from the ledger if it was finished before, else worked out now and kept."""

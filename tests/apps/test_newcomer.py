@@ -71,6 +71,15 @@ def test_outputs_that_are_apart_are_all_written_and_devices_may_be_named_twice(r
     told(rows, "dedup", "rows.jsonl", "--out", "rows.jsonl")  # in place: the file is replaced whole
 
 
+@pytest.mark.parametrize("command", ["run", "select"])
+def test_a_mistyped_strategy_is_told_before_a_model_is_made(rows: Path, command: str) -> None:
+    told(rows, "init", "desk")
+    told(rows, "--workspace", "desk", "ingest", "rows.jsonl")
+    words = ("--workspace", "desk", command, "--annotator", "files", "--strategy", "hybird")
+    assert "'hybird' is none of random" in told(rows, *words, code=2)["what"]
+    assert not (rows / "desk" / "artifacts" / "bases").exists()
+
+
 def test_a_dry_run_says_that_it_was_one_and_a_real_run_does_not(rows: Path) -> None:
     told(rows, "init", "desk")
     ingest = ("--workspace", "desk", "ingest", "rows.jsonl")
