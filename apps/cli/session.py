@@ -74,12 +74,13 @@ class Session:
         The text is talk where rows went to stdout, so that what is piped holds rows alone; the JSON object then is the
         last line. A text says of a dry run that it was one.
         """
+        if self.as_json:
+            print(json.dumps({"schema": SCHEMA, **result}, ensure_ascii=True, default=str), flush=True)
+            return
         text = text or lines(result)
         if result.get("dry_run"):
             text += "\n(dry run: nothing was written)"
-        if self.as_json:
-            print(json.dumps({"schema": SCHEMA, **result}, ensure_ascii=True, default=str), flush=True)
-        elif self.rows_on_stdout:
+        if self.rows_on_stdout:
             self.say(text)
         else:
             print(plain(text), flush=True)

@@ -125,7 +125,7 @@ def _verified(engine: Engine, source: Path) -> Audit:
 
 def _belongs(engine: Engine, workspace: str, source: Path) -> None:
     with engine.connect() as connection:
-        name = Reader(connection).value("SELECT value FROM meta WHERE key = 'workspace'")
+        name = Reader(connection).meta("workspace")
     if name != workspace:
         raise UsageError(
             f"this is a backup of the workspace {name!r}, and here is {workspace!r}",

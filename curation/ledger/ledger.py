@@ -93,7 +93,7 @@ class Ledger(Ingests, Views, Labels, Decisions, Asking, Reviews, Registry, Audit
     def id(self) -> str:
         """The ledger's own random id; it survives backup and restore."""
         with self._read() as reader:
-            return str(reader.value("SELECT value FROM meta WHERE key = 'id'"))
+            return str(reader.meta("id"))
 
 
 def _require(url: URL, engine: Engine, create: bool, known: Sequence[Migration], where: str) -> None:
@@ -123,7 +123,7 @@ def _require_file(path: Path, create: bool) -> None:
 def _workspace(engine: Engine, workspace: str | None, create: bool, busy_seconds: float, where: str) -> str:
     """The workspace of the ledger; written down first where it is new."""
     with engine.connect() as connection:
-        held = Reader(connection).value("SELECT value FROM meta WHERE key = 'workspace'")
+        held = Reader(connection).meta("workspace")
         if held is None:
             if not create or not workspace:
                 raise UsageError(
@@ -148,7 +148,7 @@ def _write_meta(engine: Engine, workspace: str, busy_seconds: float) -> str:
     }
     with engine.connect() as connection:
         begin_write(connection, busy_seconds)
-        held = Reader(connection).value("SELECT value FROM meta WHERE key = 'workspace'")
+        held = Reader(connection).meta("workspace")
         if held is None:
             connection.execute(schema.meta.insert(), [{"key": k, "value": v} for k, v in rows.items()])
         commit(connection, busy_seconds)

@@ -86,7 +86,7 @@ def bodies_of(reader: Reader, digests: Iterable[str | None]) -> dict[str, str]:
 
 def author_salt(reader: Reader) -> str:
     """What the ledger's opaque ids are keyed with."""
-    return str(reader.value("SELECT value FROM meta WHERE key = 'author_salt'"))
+    return str(reader.meta("author_salt"))
 
 
 def ensure_author(writer: Writer, name: str, kind: str) -> str:

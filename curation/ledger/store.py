@@ -146,6 +146,10 @@ class Reader:
             for plan in ("seqscan", "hashjoin", "mergejoin"):
                 self.run(f"SET LOCAL enable_{plan} = off")
 
+    def meta(self, key: str) -> Any:
+        """What the ledger says of itself: its ``workspace``, ``id``, ``author_salt``, when it was ``created``; else ``None``."""
+        return self.value("SELECT value FROM meta WHERE key = :key", key=key)
+
     def top(self, table: Table) -> int:
         """The highest ``seq`` of a table; 0 where it is empty."""
         return self.value(f'SELECT max(seq) FROM "{table.name}"') or 0
