@@ -20,6 +20,8 @@ MESSAGES = pa.list_(MESSAGE)
 # Who stands behind a completion. The first three are a source's own completion, by how far the source is trusted.
 SOURCE_TRUST = ("candidate", "reference", "gold")
 AUTHOR_KINDS = (*SOURCE_TRUST, "person", "curator", "function", "model", "consensus")
+JUDGING = ("accept", "compare", "rubric", "spans")
+"""The kinds of questions whose Labels are opinions about an answer: verdicts, grades and marks, and no completions."""
 
 VIEW = pa.schema(
     [

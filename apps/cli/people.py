@@ -179,6 +179,7 @@ def push(
     from curation import loop, people
     from curation.people import offer
     from curation.question import current
+    from curation.records import JUDGING
 
     with session.workspace() as opened, session.progress() as meter:
         through = _annotator(annotator)
@@ -187,7 +188,7 @@ def push(
         asked = current(opened, question or None)
         if not dry_run and honeypots:
             offer.check(opened, through, asked, honeypots)
-        if not dry_run and asked.kind in offer.JUDGING and (question or count):
+        if not dry_run and asked.kind in JUDGING and (question or count):
             per_record = opened.config.question[asked.name].annotators_per_record
             fitting = through.batch(opened, asked, per_record) or opened.config.acquisition.batch
             offer.offer(opened, through, asked, count or fitting)

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from curation.ledger import Ledger, Showing
-
-JUDGING = ("accept", "compare", "rubric", "spans")  # questions whose answers are opinions about an answer
+from curation.records import JUDGING
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from curation.ledger import schema
 from curation.ledger.lookups import VISIBLE_LABEL, VISIBLE_RECORD, bodies_of, in_kinds, record_seqs
 from curation.ledger.rows import LABELS, Page
 from curation.ledger.store import Reader, Store
-from curation.records import MESSAGE, VIEW, prompt_text
+from curation.records import JUDGING, MESSAGE, VIEW, prompt_text
 
 RECORDS = pa.schema(
     [
@@ -37,10 +37,6 @@ RECORDS = pa.schema(
     ]
 )
 """Where records come from: ``tags`` is JSON, ``added`` the time of the write, ``visible`` false after an undo."""
-
-
-JUDGING = ("accept", "compare", "rubric", "spans")
-"""The kinds of questions whose Labels are opinions about an answer: verdicts, grades and marks, and no completions."""
 
 
 class Views(Store):

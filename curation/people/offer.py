@@ -16,8 +16,6 @@ from curation.people.showing import sides
 from curation.people.through import Through
 from curation.workspace import Workspace, view
 
-JUDGING = ("accept", "compare", "rubric", "spans")
-
 
 def offer(workspace: Workspace, through: Through, question: Question, count: int) -> list[str]:
     """Make showings for ``count`` records that this question has not been asked about; the ids.
